@@ -1,0 +1,135 @@
+"""The recipe, as frozen dataclasses: every key, its default, its limits and its one-line meaning.
+
+Layer 0: any room may take its section as an argument. Loading, overriding and cross-checking live in ``experiment``; the
+recipe reference in the docs is generated from the metadata here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+NAMED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
+FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A recipe key: its default, its meaning, and what ``experiment.validate`` holds it to."""
+    limits = {"choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
+    metadata = {"doc": doc, **{name: limit for name, limit in limits.items() if limit is not None}}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the text comes from and how much of it is used."""
+
+    source: str = key("pydocs", "a named data set, `hub`, or a file format", choices=(*NAMED_SOURCES, "hub", *FILE_SOURCES))
+    name: str | None = key(None, "name on the hub, with `source = \"hub\"`")
+    train: str | None = key(None, "path of the training file, with a file format as source")
+    test: str | None = key(None, "path of the test file, with a file format as source")
+    columns: tuple[str, ...] | None = key(None, "column names of csv or tsv files without a header")
+    text: tuple[str, ...] = key(("text",), "columns of the text, joined by a space and stripped")
+    pair: str | None = key(None, "column of the second sentence, for sentence-pair tasks")
+    label: str = key("label", "column of the label")
+    max_tokens: int = key(64, "longer texts are cut to this many tokens", minimum=4)
+    train_samples: int | None = key(None, "take this many training samples, balanced over classes and seeded", minimum=1)
+    test_samples: int | None = key(None, "take this many test samples, balanced over classes and seeded", minimum=1)
+
+
+@dataclass(frozen=True)
+class PartitionSettings:
+    """How the training samples are spread over the devices."""
+
+    kind: str = key("iid", "the rule, from flwr-datasets", choices=("iid", "dirichlet", "shards", "by_column"))
+    alpha: float = key(0.5, "Dirichlet concentration; smaller is more skewed", above=0)
+    shards_per_device: int = key(2, "label-sorted shards a device gets, with `shards`", minimum=1)
+    column: str | None = key(None, "column whose values are the devices, with `by_column`")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The frozen encoder."""
+
+    name: str = key("minilm", "alias (`minilm`), hub name, or local directory of a BERT, RoBERTa or DistilBERT encoder")
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What is adapted, and how much of it."""
+
+    kind: str = key("lora", "the adapter", choices=("lora",))
+    rank: int = key(8, "LoRA rank r", minimum=1)
+    alpha: float = key(16.0, "LoRA α; the update is scaled by α/r", above=0)
+    dropout: float = key(0.0, "dropout on the input of the factors", minimum=0, maximum=0.99)
+    layers: str | tuple[int, ...] = key("last:3", "`first:k`, `middle:k`, `last:k`, `all`, `3-5` or `[3, 4, 5]`")
+    targets: tuple[str, ...] = key(
+        ("query", "value"), "adapted matrices: `query`, `key`, `value`, `attention_output`, `intermediate`, `output`"
+    )
+    head: str = key("train", "whether the classification head is trained and sent", choices=("train", "freeze"))
+
+
+@dataclass(frozen=True)
+class FederationSettings:
+    """Who takes part and how the updates are put together."""
+
+    devices: int = key(3, "devices that hold data", minimum=1)
+    devices_per_round: int = key(3, "devices drawn in each round", minimum=1)
+    rounds: int = key(5, "rounds", minimum=1)
+    rule: str = key("fedavg", "aggregation rule")
+    max_failed_rounds: int = key(3, "stop after this many rounds in a row without one usable update", minimum=1)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The inner loop on a device."""
+
+    local_epochs: int = key(1, "passes over the device's samples in a round", minimum=1)
+    local_steps: int | None = key(None, "steps in a round, instead of epochs", minimum=1)
+    batch_size: int = key(32, "samples a step", minimum=1)
+    learning_rate: float = key(1e-3, "peak learning rate", above=0)
+    optimizer: str = key("adamw", "optimiser, fresh in every round", choices=("adamw", "sgd"))
+    weight_decay: float = key(0.01, "decoupled for adamw, L2 for sgd", minimum=0)
+    momentum: float = key(0.0, "for sgd", minimum=0, maximum=0.999)
+    warmup: float = key(0.0, "share of the whole run over which the rate rises from 0", minimum=0, maximum=1)
+    schedule: str = key("constant", "decay of the rate over the whole run", choices=("constant", "linear", "cosine"))
+    max_grad_norm: float = key(1.0, "clip the gradient to this norm; 0 leaves it", minimum=0)
+    dropout: bool = key(False, "the frozen base's dropout in the tail; LoRA's own is `adapter.dropout`")
+    precision: str = key("fp32", "autocast of the tail", choices=("fp32", "bf16", "fp16"))
+    target_accuracy: float = key(0.0, "stop when the test accuracy reaches it; 0 never stops", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class TrunkCacheSettings:
+    """The outputs of the frozen trunk, kept on disk between rounds, devices and runs."""
+
+    enabled: bool = key(True, "compute the trunk once a sample")
+    dtype: str = key("float32", "stored type; float16 halves the space", choices=("float32", "float16"))
+    max_gigabytes: float = key(20.0, "bound on the whole cache; the least recently used model goes first", above=0)
+    folder: str | None = key(None, "where; default `$FEDFIT_CACHE`, else `~/.cache/fedfit`")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. Sections are the tables of the TOML file."""
+
+    name: str = key("unnamed", "names the run folder and the figures")
+    seed: int = key(0, "every random draw is derived from it", minimum=0)
+    data: DataSettings = field(default_factory=DataSettings)
+    partition: PartitionSettings = field(default_factory=PartitionSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    federation: FederationSettings = field(default_factory=FederationSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    trunk_cache: TrunkCacheSettings = field(default_factory=TrunkCacheSettings)
+
+
+SECTIONS = tuple(item.name for item in fields(Recipe) if item.name not in ("name", "seed"))
