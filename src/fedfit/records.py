@@ -46,7 +46,17 @@ class Packet:
 
     @property
     def size_bytes(self) -> int:
+        """Length of what is sent."""
         return len(self.payload)
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round leaves: the server's state, from which the next goes on, and the lines to be recorded."""
+
+    record: RoundRecord
+    devices: tuple[DeviceRecord, ...]
+    state: Any
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class DeviceRecord:
     refused: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """The line's keys and values."""
         return asdict(self)
 
 
@@ -112,4 +123,5 @@ class RoundRecord:
     refused: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """The line's keys and values."""
         return asdict(self)

@@ -33,7 +33,7 @@ class DataSettings:
     """Where the text comes from and how much of it is used."""
 
     source: str = key("pydocs", "a named data set, `hub`, or a file format", choices=(*NAMED_SOURCES, "hub", *FILE_SOURCES))
-    name: str | None = key(None, "name on the hub, with `source = \"hub\"`")
+    name: str | None = key(None, 'name on the hub, with `source = "hub"`')
     train: str | None = key(None, "path of the training file, with a file format as source")
     test: str | None = key(None, "path of the test file, with a file format as source")
     columns: tuple[str, ...] | None = key(None, "column names of csv or tsv files without a header")

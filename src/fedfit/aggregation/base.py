@@ -1,0 +1,54 @@
+"""The contract of an aggregation rule, and what every rule does to an update before it counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from fedfit.errors import UpdateRefused
+from fedfit.records import Factors, Update
+
+
+class Rule(Protocol):
+    """State in, state out; no state of its own. One update is in memory at a time."""
+
+    def init(self, adapter: Update) -> Any:
+        """The server's state before the first round, from the freshly drawn global adapter."""
+
+    def dispatch(self, state: Any, device: int, seed: int) -> Update:
+        """What ``device`` is sent and trains; draws come from ``seed``."""
+
+    def apply(self, state: Any, updates: Iterable[Update]) -> Any:
+        """The state after a round; unchanged when there is no update."""
+
+    def adapter(self, state: Any) -> Update:
+        """The global adapter that is evaluated and saved."""
+
+
+def named_tensors(update: Update) -> dict[str, torch.Tensor]:
+    """Every tensor of ``update`` by a name that tells factor and head apart; nothing is copied."""
+    tensors = {f"{name} A": pair.a for name, pair in update.factors.items()}
+    tensors |= {f"{name} B": pair.b for name, pair in update.factors.items()}
+    return tensors | {f"head {name}": tensor for name, tensor in update.head.items()}
+
+
+def with_tensors(like: Update, tensors: Mapping[str, torch.Tensor]) -> Update:
+    """The inverse of ``named_tensors``: names and scales of ``like``, weight 1, no metrics."""
+    factors = {n: Factors(tensors[f"{n} A"], tensors[f"{n} B"], pair.scale) for n, pair in like.factors.items()}
+    return Update(factors, {name: tensors[f"head {name}"] for name in like.head})
+
+
+def check_finite(update: Update) -> None:
+    """Holds every tensor of ``update``, and its weight, to finite numbers.
+
+    Raises:
+        UpdateRefused: naming the first tensor that is not.
+    """
+    for name, tensor in named_tensors(update).items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UpdateRefused(f"{name} is not finite; a lower training.learning_rate may help")
+    if not (math.isfinite(update.weight) and update.weight > 0):
+        raise UpdateRefused(f"the weight {update.weight} is not a positive number of samples")

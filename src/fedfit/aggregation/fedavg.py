@@ -1,0 +1,44 @@
+"""FedAvg over LoRA factors and head (FedIT).
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017; on LoRA factors:
+Zhang et al., "Towards Building the Federated GPT: Federated Instruction Tuning", ICASSP 2024.
+
+    A = Σ p_i A_i,   B = Σ p_i B_i,   head = Σ p_i head_i,   p_i = n_i / Σ n_j
+
+Biased: ``Σ p_i B_i · Σ p_i A_i ≠ Σ p_i B_i A_i``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fedfit.aggregation.base import named_tensors, with_tensors
+from fedfit.records import Update
+
+
+class FedAvg:
+    """Sample-weighted mean of the factors and of the head."""
+
+    def init(self, adapter: Update) -> Update:
+        """The state is the global adapter itself."""
+        return adapter
+
+    def dispatch(self, state: Update, device: int, seed: int) -> Update:
+        """Every device gets the whole."""
+        return state
+
+    def apply(self, state: Update, updates: Iterable[Update]) -> Update:
+        """The weighted mean, summed in float64 as updates come: their order changes no bit that float32 can hold."""
+        total = 0.0
+        sums = {name: tensor.double().zero_() for name, tensor in named_tensors(state).items()}
+        for update in updates:
+            total += update.weight
+            for name, tensor in named_tensors(update).items():
+                sums[name].add_(tensor.double(), alpha=update.weight)
+        if total == 0.0:
+            return state
+        return with_tensors(state, {name: accumulated.div_(total).float() for name, accumulated in sums.items()})
+
+    def adapter(self, state: Update) -> Update:
+        """The state is the global adapter itself."""
+        return state

@@ -1,0 +1,8 @@
+"""The table of rules, by their name in a recipe."""
+
+from __future__ import annotations
+
+from fedfit.aggregation.base import Rule
+from fedfit.aggregation.fedavg import FedAvg
+
+RULES: dict[str, type[Rule]] = {"fedavg": FedAvg}

@@ -1,0 +1,225 @@
+"""The command line: one short function a command. What is slow to import is imported where it is used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedfit.errors import FedfitError
+
+if TYPE_CHECKING:
+    from fedfit.experiment.session import Session
+
+app = typer.Typer(
+    help="Fine-tune one language model across many devices by federated split LoRA.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="List the shipped recipes; `recipes show NAME` prints one.", invoke_without_command=True)
+app.add_typer(recipes_app, name="recipes")
+
+_screen = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@contextmanager
+def _polite_errors() -> Iterator[None]:
+    """A user's mistake is told in words, with exit status 2, never as a traceback."""
+    try:
+        yield
+    except FedfitError as error:
+        _screen.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a TOML file.")] = "demo",
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value …", metavar="[KEY=VALUE]...")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<name of the recipe>.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in that folder.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe, and report on it."""
+    from fedfit.experiment.load import parse_recipe, read_recipe
+
+    with _polite_errors():
+        resolved = parse_recipe(read_recipe(recipe), overrides or [])
+        folder = out or Path("runs") / resolved.name
+        with _screen.status("reading data and model …"):
+            _prepare_libraries()
+            from fedfit.experiment.session import Session
+
+            session = Session.start(resolved, folder, force=force)
+        _drive(session, as_json, quiet)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that was stopped or killed.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run where it stopped."""
+    with _polite_errors():
+        with _screen.status("reading data, model and checkpoint …"):
+            _prepare_libraries()
+            from fedfit.experiment.session import Session
+
+            session = Session.resume(folder)
+        if session.finished:
+            _screen.print(f"{folder} is finished; its report is made anew")
+        _drive(session, as_json, quiet)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default into the run folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the figures of a run and write its report.html."""
+    from fedfit.reports.read import read_run
+    from fedfit.reports.report import write_report
+    from fedfit.reports.tables import run_table, summary_rows
+
+    with _polite_errors():
+        data = read_run(folder)
+        written = write_report(folder, out)
+    if as_json:
+        _print_json({"summary": summary_rows(data), "written": [str(path) for path in written]})
+    else:
+        Console().print(run_table(data))
+        Console().print(f"report: {written[-1]}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path, typer.Option(help="Where the overlaid figures go.")] = Path("comparison"),
+    as_json: Json = False,
+) -> None:
+    """Print a table of several runs and overlay their curves."""
+    from fedfit.reports.read import read_run
+    from fedfit.reports.report import compare as overlay
+    from fedfit.reports.tables import compare_json, compare_table
+
+    with _polite_errors():
+        runs = [read_run(folder) for folder in folders]
+        written = overlay(folders, out)
+    if as_json:
+        _print_json({"runs": compare_json(runs), "written": [str(path) for path in written]})
+    else:
+        Console().print(compare_table(runs))
+        Console().print(f"figures: {out}", soft_wrap=True)
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context, as_json: Json = False) -> None:
+    """List the shipped recipes."""
+    if context.invoked_subcommand is not None:
+        return
+    from fedfit.experiment.load import recipe_heads
+
+    heads = recipe_heads()
+    if as_json:
+        _print_json(heads)
+        return
+    width = max(map(len, heads))
+    for name, head in heads.items():
+        typer.echo(f"{name:<{width}}  {head}")
+    typer.echo("\nfedfit recipes show NAME > my-recipe.toml   prints one to start from")
+
+
+@recipes_app.command()
+def show(name: Annotated[str, typer.Argument(help="A shipped recipe.")]) -> None:
+    """Print a shipped recipe, ready to be redirected to a file."""
+    from fedfit.experiment.load import read_recipe
+
+    with _polite_errors():
+        typer.echo(read_recipe(name), nl=False)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, which accelerator there is, and what can be reached."""
+    from fedfit.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings)
+        return
+    for section, entries in findings.items():
+        _plain_section(section, entries)
+
+
+def _plain_section(section: str, entries: dict[str, Any]) -> None:
+    typer.echo(section)
+    for name, value in entries.items():
+        typer.echo(f"  {name:<28} {value}")
+
+
+def _drive(session: Session, as_json: bool, quiet: bool) -> None:
+    """Runs a session to its end behind one bar, then reports."""
+    from fedfit.progress import Bar
+    from fedfit.reports.read import read_run
+    from fedfit.reports.report import write_report
+    from fedfit.reports.tables import run_table, summary_rows
+
+    path = session.folder.path
+    try:
+        with Bar(session, _screen, hidden=quiet) as bar:
+            for result in session.results():
+                bar.show(result)
+    except KeyboardInterrupt:
+        _screen.print(f"\nstopped; go on with: fedfit resume {path}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    finally:
+        session.folder.close()
+    written = write_report(path)
+    data = read_run(path)
+    if as_json:
+        _print_json({"summary": summary_rows(data), "folder": str(path), "report": str(written[-1])})
+        return
+    screen = Console()
+    screen.print(run_table(data))
+    for what, where in (("report", written[-1]), ("figures", path / "figures"), ("adapter", path / "adapter")):
+        screen.print(f"{what + ':':<9} {where}", soft_wrap=True, highlight=False)
+
+
+def _prepare_libraries() -> None:
+    """The libraries' own bars and hints would tear the one bar apart."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    app()

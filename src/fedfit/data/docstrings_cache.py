@@ -1,0 +1,49 @@
+"""The harvested rows as a file: a head line with count and digest, then one JSON line a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One text, its project, and ``train`` or ``test``."""
+
+    text: str
+    label: str
+    split: str
+
+
+def read_rows(path: Path) -> list[Row] | None:
+    """The rows, or ``None`` where there is no such file or it is not whole: it can always be made again."""
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+        if json.loads(head) != {"blake2b": _digest(body)}:
+            return None
+        return [Row(*json.loads(line)) for line in body.decode().split("\n") if line]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write beside the file and rename, so that a reader never meets half of it. Raises ``OSError``."""
+    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    head = json.dumps({"blake2b": _digest(body)}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(head + b"\n" + body)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=16).hexdigest()

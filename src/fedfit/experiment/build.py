@@ -1,0 +1,113 @@
+"""From a validated recipe to the parts that run, and from a run folder to where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedfit.aggregation.rules import RULES
+from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.data.cache_folder import cache_folder
+from fedfit.data.partition import label_counts, partition
+from fedfit.data.sources import load_corpus
+from fedfit.data.tokenize import Samples, tokenize
+from fedfit.errors import Fault, RecipeError
+from fedfit.models.load import load_tokenizer
+from fedfit.models.split import build_split_model
+from fedfit.models.trunk import open_trunk
+from fedfit.randomness import derive_seed
+from fedfit.settings import FILE_SOURCES, Recipe
+from fedfit.simulation.run import Simulation
+
+_PACKAGES = ("fedfit", "torch", "transformers", "peft", "numpy", "datasets", "flwr-datasets", "safetensors")
+
+
+@dataclass
+class Experiment:
+    """A recipe, built: the simulation, and what the run folder says of it."""
+
+    simulation: Simulation
+    label_names: tuple[str, ...]
+    partition: Mapping[str, Any]
+
+
+def resolve_paths(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that it means the same wherever it is resumed."""
+    data, model = recipe.data, recipe.model
+    if data.source in FILE_SOURCES and data.train and data.test:
+        data = dataclasses.replace(data, train=str(Path(data.train).resolve()), test=str(Path(data.test).resolve()))
+    if Path(model.name).is_dir():
+        model = dataclasses.replace(model, name=str(Path(model.name).resolve()))
+    return dataclasses.replace(recipe, data=data, model=model)
+
+
+def build(recipe: Recipe, device: torch.device | None = None) -> Experiment:
+    """Reads data and model and puts the parts together. Everything drawn is drawn from ``recipe.seed``.
+
+    Raises:
+        FedfitError: for data or a model that cannot be had, or that do not fit the recipe.
+    """
+    seed, federation = recipe.seed, recipe.federation
+    device = device or pick_device()
+    corpus = load_corpus(recipe.data, derive_seed(seed, "subset"))
+    parts = partition(corpus.train, recipe.partition, federation.devices, derive_seed(seed, "partition"))
+    holders = sum(len(part) > 0 for part in parts)
+    if holders < federation.devices_per_round:
+        remedy = f"only {holders} of {federation.devices} devices hold a sample after the partition; lower it, or skew less"
+        raise RecipeError([Fault("federation.devices_per_round", federation.devices_per_round, remedy)])
+    model = build_split_model(recipe.model.name, len(corpus.label_names), recipe.adapter, seed, device)
+    tokenizer = load_tokenizer(recipe.model.name)
+    train = tokenize(corpus.train, tokenizer, recipe.data.max_tokens)
+    test = tokenize(corpus.test, tokenizer, recipe.data.max_tokens)
+    folder = Path(recipe.trunk_cache.folder).expanduser() if recipe.trunk_cache.folder else cache_folder() / "trunk"
+    simulation = Simulation(
+        recipe=recipe,
+        model=model,
+        trunk=open_trunk(model, recipe.trunk_cache, folder),
+        train=train,
+        test=test,
+        parts=parts,
+        rule=RULES[federation.rule](),
+        codec=SafetensorsCodec(),
+    )
+    counts = label_counts(parts, train.labels, len(corpus.label_names))
+    facts = {"labels": list(corpus.label_names), "counts": counts.tolist(), "data": _fingerprint(train, test)}
+    return Experiment(simulation, corpus.label_names, facts)
+
+
+def pick_device() -> torch.device:
+    """A GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the run ran on; kept beside its results."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "byte_order": sys.byteorder,
+    }
+
+
+def _fingerprint(train: Samples, test: Samples) -> str:
+    """Changes when a sample, a label or their order does."""
+    digest = hashlib.blake2b(digest_size=16)
+    for samples in (train, test):
+        for sample in samples.hashes:
+            digest.update(sample)
+        digest.update(samples.labels.tobytes())
+    return digest.hexdigest()

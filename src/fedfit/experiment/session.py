@@ -1,0 +1,100 @@
+"""A run in its folder: started anew, or taken up where a killed process left it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from fedfit.errors import RunFolderError
+from fedfit.experiment.build import Experiment, build, environment, resolve_paths
+from fedfit.experiment.load import parse_recipe, to_toml
+from fedfit.experiment.validate import validate
+from fedfit.models.adapters import save_adapter
+from fedfit.models.load import locate
+from fedfit.records import RoundResult
+from fedfit.settings import Recipe
+from fedfit.simulation.run import run
+from fedfit.tracking.run_folder import RunFolder
+from fedfit.tracking.tensorboard import TensorBoard
+
+
+class Session:
+    """An experiment and its folder. Iterate ``results()`` to run it; each result is on disk when it is yielded.
+
+    ``last`` is the last round that counts, ``failed`` the number of rounds up to it, in a row, without a usable update.
+    """
+
+    def __init__(self, folder: RunFolder, experiment: Experiment, last: RoundResult | None, failed: int) -> None:
+        self.folder, self.experiment, self.last, self.failed = folder, experiment, last, failed
+        self.recipe = experiment.simulation.recipe
+
+    @classmethod
+    def start(cls, recipe: Recipe, path: Path, *, force: bool = False) -> Session:
+        """Validates, builds, and only then touches ``path``: a recipe that cannot run leaves nothing behind.
+
+        Raises:
+            FedfitError: for a recipe, data, model or folder that will not do.
+        """
+        recipe = resolve_paths(recipe)
+        validate(recipe)
+        RunFolder.check_free(path, force=force)
+        experiment = build(recipe)
+        folder = RunFolder.create(path, force=force)
+        folder.describe(to_toml(recipe), environment(experiment.simulation.model.device), experiment.partition)
+        return cls(folder, experiment, None, 0)
+
+    @classmethod
+    def resume(cls, path: Path) -> Session:
+        """Goes on from the newest checkpoint; lines of rounds that never finished are dropped.
+
+        Raises:
+            FedfitError: when the folder is none of a run, is in use, or its data have changed.
+        """
+        folder = RunFolder.open(path)
+        recipe = parse_recipe((path / "recipe.toml").read_text(encoding="utf-8"))
+        validate(recipe)
+        experiment = build(recipe)
+        known = folder.read_json("partition.json")
+        if known["data"] != experiment.partition["data"]:
+            raise RunFolderError(f"the data of {path} have changed since it began; it cannot go on. Start a new run")
+        last = folder.checkpoints.latest()
+        rounds = folder.rewind(last.record.round if last else -1)
+        failed = 0
+        for row in rounds:
+            failed = failed + 1 if row["devices"] and row["refused"] == row["devices"] else 0
+        return cls(folder, experiment, last, failed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last round is done, or the target accuracy reached."""
+        return self.last is not None and self._enough(self.last)
+
+    def results(self) -> Iterator[RoundResult]:
+        """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
+        board = TensorBoard(self.folder.path / "tensorboard", self.last.record.round + 1 if self.last else 0)
+        stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, self.failed)
+        try:
+            for result in stream:
+                self.folder.write(result)
+                board.write(result)
+                self.last = result
+                yield result
+                if self._enough(result):
+                    break
+        finally:
+            board.close()
+            self.save_adapter()
+
+    def save_adapter(self) -> Path | None:
+        """Writes the adapter of the last round that counts; ``None`` before round 0 is done."""
+        if self.last is None:
+            return None
+        simulation = self.experiment.simulation
+        simulation.model.adapter.load(simulation.rule.adapter(self.last.state))
+        save = partial(save_adapter, simulation.model.model, base_model=locate(self.recipe.model.name))
+        return self.folder.save_adapter(save, self.experiment.label_names)
+
+    def _enough(self, result: RoundResult) -> bool:
+        target = self.recipe.training.target_accuracy
+        return result.record.round >= self.recipe.federation.rounds or 0 < target <= result.record.test_accuracy

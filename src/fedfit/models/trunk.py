@@ -1,0 +1,120 @@
+"""Where the tail gets its input: from the cache, or from the trunk for samples that are not in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from fedfit.models.split import SplitModel
+from fedfit.models.trunk_cache import TrunkCache
+from fedfit.settings import TrunkCacheSettings
+from fedfit.units import BYTES_PER_GIGABYTE
+
+_CHUNK_TOKENS = 4096  # tokens a trunk call: enough for full speed, small beside the model
+
+
+class TokenSamples(Protocol):
+    """What is needed of tokenised samples; ``data.tokenize.Samples`` has it."""
+
+    @property
+    def hashes(self) -> list[bytes]:
+        """16 bytes a sample, of its token ids."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens a sample, ``(samples,)``."""
+
+    def ids_of(self, index: int) -> np.ndarray:
+        """Token ids of one sample, ``(tokens,)``."""
+
+    def types_of(self, index: int) -> np.ndarray | None:
+        """Segment ids of one sample, or ``None`` for a tokenizer without."""
+
+
+class Trunk:
+    """Hidden states at the cut by sample, each computed once while there is room to keep it."""
+
+    def __init__(self, model: SplitModel, cache: TrunkCache | None, dtype: str) -> None:
+        self._model = model
+        self._cache = cache
+        self._dtype = np.dtype(dtype)
+
+    def prepare(self, samples: TokenSamples, indices: Iterable[int]) -> None:
+        """Fills the cache for ``indices``, in large batches of equal length."""
+        if self._cache is None:
+            return
+        wanted = [index for index in indices if samples.hashes[index] not in self._cache]
+        for index, states in self._compute(samples, wanted):
+            self._cache.put(samples.hashes[index], states)
+
+    def batch(self, samples: TokenSamples, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Hidden states ``(batch, longest, hidden)``, zero after the end of each sample, and lengths ``(batch,)``."""
+        lengths = samples.lengths[indices]
+        padded = np.zeros((len(indices), int(lengths.max()), self._model.hidden_size), dtype=np.float32)
+        missing = {}
+        for row, index in enumerate(indices):
+            states = self._cache.get(samples.hashes[index]) if self._cache is not None else None
+            if states is None:
+                missing[int(index)] = row
+            else:
+                padded[row, : len(states)] = states
+        for index, states in self._compute(samples, list(missing)):
+            padded[missing[index], : len(states)] = states
+        device = self._model.device
+        return torch.from_numpy(padded).to(device, non_blocking=True), torch.from_numpy(lengths).to(device)
+
+    def _compute(self, samples: TokenSamples, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """States of ``indices`` in the stored type, computed in unpadded batches of one length."""
+        for chunk in equal_length_chunks(samples.lengths, indices, _CHUNK_TOKENS):
+            ids = torch.from_numpy(np.stack([samples.ids_of(index) for index in chunk])).long()
+            segments = [samples.types_of(index) for index in chunk]
+            types = None if segments[0] is None else torch.from_numpy(np.stack(segments)).long()  # type: ignore[arg-type]
+            device = self._model.device
+            states = self._model.trunk(ids.to(device), None if types is None else types.to(device))
+            # Rounded to the stored type here as well, so that a run that fills the cache equals one that reads it.
+            rows = states.float().cpu().numpy().astype(self._dtype)
+            yield from zip(chunk, rows, strict=True)
+
+
+def equal_length_chunks(lengths: np.ndarray, indices: list[int], tokens: int) -> Iterator[list[int]]:
+    """``indices`` grouped by length, longest first, in chunks of at most ``tokens`` tokens (at least one sample)."""
+    by_length: dict[int, list[int]] = {}
+    for index in indices:
+        by_length.setdefault(int(lengths[index]), []).append(index)
+    for length in sorted(by_length, reverse=True):
+        group = by_length[length]
+        rows = max(1, tokens // length)
+        for start in range(0, len(group), rows):
+            yield group[start : start + rows]
+
+
+def open_trunk(model: SplitModel, settings: TrunkCacheSettings, folder: Path) -> Trunk:
+    """The trunk of ``model`` with its cache under ``folder``; none when disabled, or when nothing lies below the cut."""
+    dtype = settings.dtype if settings.enabled and model.cut else "float32"
+    if not settings.enabled or model.cut == 0:
+        return Trunk(model, None, dtype)
+    max_bytes = int(settings.max_gigabytes * BYTES_PER_GIGABYTE)
+    cache = TrunkCache(folder, trunk_key(model, dtype), model.hidden_size, dtype, max_bytes)
+    return Trunk(model, cache, dtype)
+
+
+def trunk_key(model: SplitModel, dtype: str) -> str:
+    """32 hex digits over all that the states depend on beside the sample: the weights themselves, not the model's name."""
+    weights = xxhash.xxh3_128()
+    for name, tensor in model.trunk_state():
+        weights.update(name.encode())
+        weights.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    config = model.config.to_dict()  # type: ignore[union-attr, operator]
+    shape = {name: config[name] for name in sorted(config) if isinstance(config[name], (int, float, str, bool))}
+    for unrelated in ("num_labels", "_name_or_path", "transformers_version", "dtype", "problem_type"):
+        shape.pop(unrelated, None)
+    parts = [weights.hexdigest(), shape, model.cut, dtype, model.device.type, torch.__version__]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

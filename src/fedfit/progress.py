@@ -1,0 +1,70 @@
+"""The one bar of a run, with the accuracy so far. It looks at the run's counters; the run knows nothing of it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fedfit.experiment.session import Session
+    from fedfit.records import RoundResult
+
+
+class _Accuracy(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        accuracy = task.fields["accuracy"]
+        return Text("accuracy  …" if accuracy is None else f"accuracy {accuracy:.1%}", style="bold green")
+
+
+class Bar:
+    """Advances by training steps, read from the running client whenever the bar is drawn."""
+
+    def __init__(self, session: Session, screen: Console, *, hidden: bool) -> None:
+        self._client = session.experiment.simulation.client
+        self._steps_a_round = _steps_a_round(session)
+        self._rounds = session.recipe.federation.rounds
+        self._base = (session.last.record.round if session.last else 0) * self._steps_a_round
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), _Bar(self), _Accuracy(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=screen, disable=hidden, refresh_per_second=4)
+        total = self._rounds * self._steps_a_round
+        self._task = self._progress.add_task("the untrained model", total=total, accuracy=None)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, result: RoundResult) -> None:
+        """Takes over a finished round."""
+        number = result.record.round
+        following = f"round {min(number + 1, self._rounds)}/{self._rounds}"
+        self._base = number * self._steps_a_round - self._client.steps_done
+        self._progress.update(self._task, description=following, accuracy=result.record.test_accuracy)
+
+    def steps(self) -> float:
+        """Steps done so far, of the whole run."""
+        return self._base + self._client.steps_done
+
+
+class _Bar(BarColumn):
+    def __init__(self, owner: Bar) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def render(self, task: Task) -> Any:
+        task.completed = min(self._owner.steps(), task.total or math.inf)
+        return super().render(task)
+
+
+def _steps_a_round(session: Session) -> int:
+    """Steps in a round, about: devices differ in size, so the mean stands for those that are drawn."""
+    training, simulation = session.recipe.training, session.experiment.simulation
+    sizes = [len(part) for part in simulation.parts if len(part)]
+    mean = sum(math.ceil(size / training.batch_size) for size in sizes) / len(sizes) * training.local_epochs
+    return max(1, round((training.local_steps or mean) * session.recipe.federation.devices_per_round))

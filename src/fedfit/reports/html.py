@@ -1,0 +1,164 @@
+"""One self-contained page for a run. Every text that comes from the run is escaped; figures are inlined as data."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedfit.reports.page import CSS, PAGE
+from fedfit.reports.read import RunData
+from fedfit.reports.tables import (
+    ROUND_HEADINGS,
+    format_count,
+    format_loss,
+    format_rounds,
+    format_share,
+    round_cells,
+    status,
+    summary_rows,
+)
+from fedfit.units import format_bytes, format_seconds
+
+SHOWN_DEVICES = 50
+DEVICE_HEADINGS = ("Device", "Samples", "Steps", "Train loss", "Uplink", "Downlink", "Time", "Refused because")
+
+CAPTIONS = {
+    "accuracy": ("Accuracy", "of the global model on the test set before round 1 and after every round."),
+    "loss": ("Loss", "mean cross-entropy of the global model on the test set, and of the devices while they train."),
+    "labels": ("Labels", "the classes of the training samples, device by device."),
+    "bytes": ("Bytes", "encoded packets from the devices (uplink) and to the devices (downlink)."),
+    "seconds": ("Seconds", "wall time of every round on the machine that simulated it, evaluation included."),
+}
+WIDE = ("labels", "bytes", "seconds")
+MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def write_html(run: RunData, figures: Sequence[Path], path: Path) -> Path:
+    """Write the report of ``run`` to ``path``, whole or not at all.
+
+    Of a figure given as SVG and PNG the SVG is taken.
+    """
+    page = PAGE.substitute(
+        title=escape(run.name),
+        css=CSS,
+        state=_state(run),
+        tiles=_tiles(summary_rows(run)),
+        figures="\n".join(_figure(file) for file in _one_of_each(figures)),
+        rounds=_table(ROUND_HEADINGS, [round_cells(row) for row in run.rounds]),
+        devices=_devices(run),
+        recipe=f'<div class="scroll"><pre>{escape(tomli_w.dumps(run.recipe))}</pre></div>',
+        environment=_environment(run.environment),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A reader of the old report, or a stop in the middle, never meets half a page.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _state(run: RunData) -> str:
+    state = status(run)
+    rounds = format_rounds(summary_rows(run))
+    if state == "unfinished":
+        remedy = "<code>fedfit resume</code> goes on with it"
+        return f'<strong class="open">Unfinished</strong>: {rounds} rounds so far; {remedy}.'
+    return f"<strong>{state.capitalize()}</strong>: {rounds} rounds."
+
+
+def _tiles(summary: Mapping[str, Any]) -> str:
+    best_round = "" if summary["best_round"] is None else f"in round {summary['best_round']}"
+    tiles = (
+        ("Test accuracy", format_share(summary["final_accuracy"]), "after the last round"),
+        ("Best accuracy", format_share(summary["best_accuracy"]), best_round),
+        ("Macro-F1", format_share(summary["macro_f1"]), "after the last round"),
+        ("Test loss", format_loss(summary["test_loss"]), "nats per sample"),
+        ("Devices", format_count(summary["devices"]), "that hold data"),
+        ("Uplink", format_bytes(summary["uplink_bytes"]), "in total"),
+        ("Downlink", format_bytes(summary["downlink_bytes"]), "in total"),
+        ("Time", format_seconds(summary["seconds"]), "in total"),
+        ("Refused updates", format_count(summary["refused"]), "left out of the average"),
+    )
+    return "\n".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in tiles
+    )
+
+
+def _one_of_each(figures: Sequence[Path]) -> list[Path]:
+    chosen: dict[str, Path] = {}
+    for file in figures:
+        if file.stem not in chosen or file.suffix == ".svg":
+            chosen[file.stem] = file
+    return list(chosen.values())
+
+
+def _figure(file: Path) -> str:
+    """The file as a data URI: an SVG in the page itself would share its ids with the other figures."""
+    title, caption = CAPTIONS.get(file.stem, (file.stem, ""))
+    data = base64.b64encode(file.read_bytes()).decode("ascii")
+    kind = ' class="wide"' if file.stem in WIDE else ""
+    alt = escape(f"{title}: {caption}")
+    image = f'<img alt="{alt}" src="data:{MEDIA_TYPES[file.suffix]};base64,{data}">'
+    return f"<figure{kind}>{image}<figcaption><b>{escape(title)}</b>: {escape(caption)}</figcaption></figure>"
+
+
+def _devices(run: RunData) -> str:
+    rows = run.last_devices()
+    if not rows:
+        return '<p class="note">No device has taken part in a finished round yet.</p>'
+    among = f"The first {SHOWN_DEVICES} of {len(rows):,}" if len(rows) > SHOWN_DEVICES else f"All {len(rows)}"
+    note = f'<p class="note">{among} devices that took part in round {run.rounds[-1]["round"]}; all in devices.jsonl.</p>'
+    return _table(DEVICE_HEADINGS, [_device_cells(row) for row in rows[:SHOWN_DEVICES]], text_last=True) + note
+
+
+def _device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(row["device"]),
+        format_count(row["samples"]),
+        format_count(row["steps"]),
+        format_loss(row["train_loss"]),
+        format_bytes(row["uplink_bytes"]),
+        format_bytes(row["downlink_bytes"]),
+        format_seconds(row["seconds"]),
+        str(row.get("refused") or ""),
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, text_last: bool = False) -> str:
+    head = _cells("th", headings, text_last)
+    body = "\n".join(f"<tr>{_cells('td', row, text_last)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _cells(tag: str, texts: Sequence[str], text_last: bool) -> str:
+    marks = [""] * len(texts)
+    if text_last:
+        marks[-1] = ' class="text"'
+    return "".join(f"<{tag}{mark}>{escape(text)}</{tag}>" for text, mark in zip(texts, marks, strict=True))
+
+
+def _environment(environment: Mapping[str, Any]) -> str:
+    if not environment:
+        return '<p class="note">The run kept no environment.json.</p>'
+    rows = "\n".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _flatten(environment))
+    return f'<div class="scroll"><table class="text"><tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{prefix}{name}", str(value)

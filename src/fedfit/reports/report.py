@@ -1,0 +1,49 @@
+"""What ``fedfit report`` and ``fedfit compare`` call: from run folders to files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedfit.errors import RunFolderError
+from fedfit.reports.figures import overlay, write_figures
+from fedfit.reports.html import write_html
+from fedfit.reports.read import read_run
+
+FIGURES_FOLDER = "figures"
+PAGE_FILE = "report.html"
+
+
+def write_report(folder: Path, out: Path | None = None) -> list[Path]:
+    """Write ``figures/`` and ``report.html`` of the run in ``folder`` there, or into ``out``.
+
+    Returns the paths, page last. Raises ``RunFolderError`` when ``folder`` cannot be read as a run, or the report
+    cannot be written.
+    """
+    run = read_run(folder)
+    target = folder if out is None else out
+    with _writing(target):
+        figures = write_figures(run, target / FIGURES_FOLDER)
+        return [*figures, write_html(run, figures, target / PAGE_FILE)]
+
+
+def compare(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Lay the curves of the runs in ``folders`` over one another, in ``out``. Returns the paths.
+
+    Raises ``RunFolderError`` when there is no folder, one cannot be read as a run, or the figures cannot be written.
+    """
+    if not folders:
+        raise RunFolderError("nothing to compare: name one run folder or more")
+    runs = [read_run(folder) for folder in folders]
+    with _writing(out):
+        return overlay(runs, out)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFolderError(f"{target} cannot be written ({reason}): free space or choose another folder") from error

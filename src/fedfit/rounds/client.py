@@ -1,0 +1,118 @@
+"""The inner loop on a device: load what the server sent, train the tail, hand back the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from fedfit.data.batches import training_batches
+from fedfit.data.tokenize import Samples
+from fedfit.errors import UpdateRefused
+from fedfit.models.split import SplitModel
+from fedfit.models.trunk import Trunk
+from fedfit.randomness import derive_seed
+from fedfit.records import Update
+from fedfit.settings import TrainingSettings
+
+_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Client:
+    """Trains one device after another on the one resident model.
+
+    A switch of device copies the trainable tensors in place and makes a new optimiser; nothing else is built, and nothing
+    of the last device is left: every trainable tensor is overwritten, and the optimiser starts from zero.
+
+    Args:
+        seed: of the run; batches and dropout are drawn from (seed, round, device).
+        rounds: of the whole run, over which the learning rate's schedule stretches.
+    """
+
+    def __init__(self, model: SplitModel, trunk: Trunk, settings: TrainingSettings, seed: int, rounds: int) -> None:
+        self._model, self._trunk, self._settings = model, trunk, settings
+        self._seed, self._rounds = seed, rounds
+        self.steps_done = 0
+        """Steps since this object was made; read by progress bars."""
+
+    def train(self, received: Update, samples: Samples, indices: np.ndarray, round_number: int, device: int) -> Update:
+        """One round on one device over ``samples[indices]``.
+
+        Returns:
+            The trained update: weight is the number of samples, metrics are ``steps`` and ``train_loss`` (mean
+            cross-entropy in nats a sample seen).
+
+        Raises:
+            UpdateRefused: when the loss is not finite.
+        """
+        settings, model = self._settings, self._model
+        seed = derive_seed(self._seed, "batches", round_number, device)
+        plan = training_batches(
+            samples.lengths[indices], settings.batch_size, settings.local_epochs, settings.local_steps, seed
+        )
+        batches = [indices[batch] for batch in plan]
+        self._trunk.prepare(samples, np.unique(np.concatenate(batches)))
+        model.adapter.load(received)
+        optimizer = make_optimizer(model.adapter.parameters(), settings)
+        scaler = torch.amp.GradScaler(model.device.type, enabled=settings.precision == "fp16")
+        model.train_mode(True, base_dropout=settings.dropout)
+        total_loss, seen = torch.zeros((), device=model.device), 0
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self._seed, "dropout", round_number, device))
+            for step, batch in enumerate(batches):
+                progress = (round_number - 1 + step / len(batches)) / self._rounds
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * rate_factor(progress, settings)
+                total_loss += self._step(samples, batch, optimizer, scaler) * len(batch)
+                seen += len(batch)
+                self.steps_done += 1
+        model.train_mode(False)
+        train_loss = float(total_loss) / seen
+        if not math.isfinite(train_loss):
+            raise UpdateRefused(f"the training loss became {train_loss}; a lower training.learning_rate may help")
+        return model.adapter.snapshot(float(len(indices)), {"steps": len(batches), "train_loss": train_loss})
+
+    def _step(
+        self, samples: Samples, batch: np.ndarray, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> torch.Tensor:
+        model, settings = self._model, self._settings
+        hidden, lengths = self._trunk.batch(samples, batch)
+        labels = torch.from_numpy(samples.labels[batch]).to(model.device)
+        with autocast(model.device, settings.precision):
+            loss = functional.cross_entropy(model.tail(hidden, lengths).float(), labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if settings.max_grad_norm > 0:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.adapter.parameters(), settings.max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast of ``training.precision``; none for fp32."""
+    return torch.autocast(device.type, dtype=_AUTOCAST[precision], enabled=precision != "fp32")
+
+
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """A fresh optimiser; one fused kernel updates all tensors."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+
+
+def rate_factor(progress: float, settings: TrainingSettings) -> float:
+    """The share of the peak learning rate at ``progress`` ∈ [0, 1) of the whole run: warm-up, then the decay."""
+    if progress < settings.warmup:
+        return progress / settings.warmup
+    rest = (progress - settings.warmup) / (1 - settings.warmup) if settings.warmup < 1 else 0.0
+    if settings.schedule == "linear":
+        return 1 - rest
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    return 1.0

@@ -1,0 +1,78 @@
+"""A whole federation on one machine, as a stream of round results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedfit.aggregation.base import Rule
+from fedfit.codecs.base import Codec
+from fedfit.data.tokenize import Samples
+from fedfit.errors import TrainingStopped
+from fedfit.models.split import SplitModel
+from fedfit.models.trunk import Trunk
+from fedfit.records import RoundResult, Score, Update
+from fedfit.rounds.client import Client
+from fedfit.rounds.evaluate import evaluate
+from fedfit.rounds.round import Federation, initial_result, run_round
+from fedfit.settings import Recipe
+from fedfit.simulation.in_process import InProcessLink
+
+
+@dataclass
+class Simulation:
+    """The built parts of a recipe. ``parts`` holds each device's indices into ``train``."""
+
+    recipe: Recipe
+    model: SplitModel
+    trunk: Trunk
+    train: Samples
+    test: Samples
+    parts: Sequence[np.ndarray]
+    rule: Rule
+    codec: Codec
+
+    def __post_init__(self) -> None:
+        training, rounds = self.recipe.training, self.recipe.federation.rounds
+        self.client = Client(self.model, self.trunk, training, self.recipe.seed, rounds)
+        self.initial = self.model.adapter.snapshot()
+
+    def score(self, adapter: Update) -> Score:
+        """``adapter`` on the test set."""
+        self.model.adapter.load(adapter)
+        return evaluate(self.model, self.trunk, self.test, self.recipe.training.precision)
+
+
+def run(simulation: Simulation, last: RoundResult | None = None, failed: int = 0) -> Iterator[RoundResult]:
+    """Round 0 and every round after it. To stop early, stop asking.
+
+    Args:
+        last: where to go on from, when resumed; ``failed`` is then the number of rounds up to it, in a row, without one
+            usable update.
+
+    Raises:
+        TrainingStopped: after ``federation.max_failed_rounds`` rounds in a row without one usable update.
+    """
+    settings = simulation.recipe.federation
+    federation = Federation(
+        rule=simulation.rule,
+        codec=simulation.codec,
+        link=InProcessLink(simulation.client, simulation.codec, simulation.train, simulation.parts),
+        score=simulation.score,
+        samples=[len(part) for part in simulation.parts],
+        devices_per_round=settings.devices_per_round,
+        seed=simulation.recipe.seed,
+    )
+    if last is None:
+        last = initial_result(federation, simulation.initial)
+        yield last
+    for number in range(last.record.round + 1, settings.rounds + 1):
+        last = run_round(federation, last.state, number)
+        yield last
+        failed = failed + 1 if last.record.refused == last.record.devices else 0
+        if failed >= settings.max_failed_rounds:
+            raise TrainingStopped(
+                f"every update of the last {failed} rounds was refused; the first reason: {last.devices[0].refused}"
+            )

@@ -1,0 +1,54 @@
+"""The server's state after each round, from which a killed run goes on.
+
+A checkpoint is the last thing written for a round: once its name is there, the round is done; until then the round never
+happened. The newest two are kept, the older of them in case the newest is damaged on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.errors import UpdateRefused
+from fedfit.records import Packet, RoundRecord, RoundResult
+from fedfit.tracking.atomic import write_atomic
+
+log = logging.getLogger(__name__)
+
+_KEPT = 2
+_NAME = re.compile(r"round-(\d+)\.safetensors")
+
+
+class Checkpoints:
+    """Checkpoints in ``folder``; the round's record travels beside the state, as one JSON line at the file's head."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._codec = SafetensorsCodec()
+
+    def save(self, result: RoundResult) -> None:
+        """Writes ``result`` and forgets all but the newest."""
+        self._folder.mkdir(exist_ok=True)
+        head = json.dumps(result.record.to_json()).encode() + b"\n"
+        payload = head + self._codec.encode(result.state).payload
+        write_atomic(self._folder / f"round-{result.record.round:06d}.safetensors", payload)
+        for _, path in self._found()[:-_KEPT]:
+            path.unlink(missing_ok=True)
+
+    def latest(self) -> RoundResult | None:
+        """The newest checkpoint that can be read, or ``None``."""
+        for _, path in reversed(self._found()):
+            head, _, payload = path.read_bytes().partition(b"\n")
+            try:
+                record = RoundRecord(**json.loads(head))
+                return RoundResult(record, (), self._codec.decode(Packet(payload)))
+            except (ValueError, TypeError, UpdateRefused) as error:
+                log.warning("%s is damaged (%s); trying the one before", path.name, error)
+        return None
+
+    def _found(self) -> list[tuple[int, Path]]:
+        matches = [(_NAME.fullmatch(path.name), path) for path in self._folder.glob("*")]
+        return sorted((int(match[1]), path) for match, path in matches if match)

@@ -1,0 +1,190 @@
+"""The run folder: what a run leaves behind, and from which it can go on.
+
+recipe.toml  environment.json  partition.json     written once, before the first round
+rounds.jsonl  devices.jsonl  tensorboard/         a line, or lines, a round
+checkpoints/                                       the server's state; decides which rounds count
+adapter/                                           PEFT's own format, with labels.json beside it
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fedfit.errors import RunFolderError
+from fedfit.records import RoundResult
+from fedfit.tracking.atomic import write_atomic
+from fedfit.tracking.checkpoint import Checkpoints
+
+_OURS = ("recipe.toml", "environment.json", "partition.json", "rounds.jsonl", "devices.jsonl", "report.html")
+_OUR_FOLDERS = ("tensorboard", "checkpoints", "adapter", "figures")
+
+
+class RunFolder:
+    """A run folder held by this process alone: a second process that opens it is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self._lock: BinaryIO | None = None
+
+    @classmethod
+    def create(cls, path: Path, *, force: bool = False) -> RunFolder:
+        """A new, empty run folder. ``force`` removes the files of an earlier run, and nothing else that lies there.
+
+        Raises:
+            RunFolderError: when something is there already, is in use, or cannot be written.
+        """
+        cls.check_free(path, force=force)
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder._hold()
+            for name in _OURS:
+                (path / name).unlink(missing_ok=True)
+            for name in _OUR_FOLDERS:
+                shutil.rmtree(path / name, ignore_errors=True)
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+        return folder
+
+    @staticmethod
+    def check_free(path: Path, *, force: bool = False) -> None:
+        """Sees early, before anything is computed, whether ``create`` would refuse.
+
+        Raises:
+            RunFolderError: when something is in the way, or nothing can be written there.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())) and not force:
+            raise RunFolderError(
+                f"{path} exists already; give another --out, go on with `fedfit resume {path}`, or replace it with --force"
+            )
+        parent = next(place for place in (path, *path.resolve().parents) if place.exists())
+        if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+            raise RunFolderError(f"{path} cannot be written: {parent} is not a writable folder; choose another --out")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder, to go on with.
+
+        Raises:
+            RunFolderError: when it is none, or another process works on it.
+        """
+        if not (path / "recipe.toml").is_file() or not (path / "partition.json").is_file():
+            raise RunFolderError(f"{path} is not a run that can be resumed (recipe.toml or partition.json is missing)")
+        folder = cls(path)
+        folder._hold()
+        return folder
+
+    def describe(self, recipe: str, environment: Mapping[str, Any], partition: Mapping[str, Any]) -> None:
+        """Writes what is known before the first round; the recipe last, since it makes the folder resumable."""
+        with self._writing():
+            write_atomic(self.path / "environment.json", _pretty(environment))
+            write_atomic(self.path / "partition.json", _pretty(partition))
+            write_atomic(self.path / "recipe.toml", recipe.encode())
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of the folder.
+
+        Raises:
+            RunFolderError: when it cannot be read.
+        """
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path / name} cannot be read: {error}") from error
+
+    def write(self, result: RoundResult) -> None:
+        """Records a round: its lines first, then the checkpoint that makes them count."""
+        with self._writing():
+            _append(self.path / "devices.jsonl", [record.to_json() for record in result.devices])
+            _append(self.path / "rounds.jsonl", [result.record.to_json()])
+            self.checkpoints.save(result)
+
+    def rewind(self, last_round: int) -> list[dict[str, Any]]:
+        """Drops lines of rounds after ``last_round``, whole or torn; returns the lines of ``rounds.jsonl`` that stay."""
+        kept = []
+        with self._writing():
+            for name in ("devices.jsonl", "rounds.jsonl"):
+                kept = [line for line in _whole_lines(self.path / name) if line["round"] <= last_round]
+                write_atomic(self.path / name, b"".join(_line(line) for line in kept))
+        return kept
+
+    def save_adapter(self, save: Callable[[Path], None], labels: tuple[str, ...]) -> Path:
+        """Writes ``adapter/`` through ``save`` under another name, then puts it in place."""
+        target, beside = self.path / "adapter", self.path / ".adapter.part"
+        with self._writing():
+            shutil.rmtree(beside, ignore_errors=True)
+            save(beside)
+            (beside / "labels.json").write_bytes(_pretty(list(labels)))
+            shutil.rmtree(target, ignore_errors=True)
+            beside.rename(target)
+        return target
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _hold(self) -> None:
+        self._lock = (self.path / ".lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise RunFolderError(f"{self.path} is in use by another process; wait for it or stop it first") from error
+
+    def _writing(self) -> _Writing:
+        return _Writing(self.path)
+
+
+class _Writing:
+    """Turns an ``OSError`` while writing into one that a person can act on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "free some space" if full else "make it writable"
+            raise RunFolderError(
+                f"{self._path} cannot be written: {error.strerror or error}; {remedy}, then `fedfit resume {self._path}`"
+            ) from error
+
+
+def _pretty(value: Any) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _append(path: Path, values: list[dict[str, Any]]) -> None:
+    with path.open("ab") as file:
+        file.write(b"".join(_line(value) for value in values))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for raw in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was never finished
+        try:
+            lines.append(json.loads(raw))
+        except ValueError as error:
+            raise RunFolderError(f"{path} is damaged: {raw[:80]!r} is not a line of JSON") from error
+    return lines

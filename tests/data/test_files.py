@@ -1,0 +1,136 @@
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedfit.data.corpus import LabelledTexts
+from fedfit.data.files import label_name, read_table, to_labelled_texts
+from fedfit.errors import DataError
+
+
+def read(
+    path: Path, content: str | bytes, columns: list[str] | None = None, text: tuple[str, ...] = ("text",)
+) -> LabelledTexts:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return to_labelled_texts(read_table(path, path.suffix[1:], columns), text, None, "label", path.name)
+
+
+def test_csv_with_header_quotes_and_a_line_break_in_a_field(tmp_path: Path) -> None:
+    texts = read(tmp_path / "a.csv", 'text,label\n"one, ""two""\nthree",1\nfour,0\n')
+    assert list(texts.texts) == ['one, "two"\nthree', "four"]
+    assert list(texts.labels) == ["1", "0"]
+
+
+def test_csv_without_header_joins_columns_and_strips(tmp_path: Path) -> None:
+    texts = read(tmp_path / "a.csv", '"1","","body"\n"2","title ","body"\n', ["label", "a", "b"], ("a", "b"))
+    assert list(texts.texts) == ["body", "title  body"]
+
+
+def test_tsv_is_read_without_quoting(tmp_path: Path) -> None:
+    texts = read(tmp_path / "a.tsv", 'text\tlabel\n" he said\t1\nit\'s "so"\t0\n')
+    assert list(texts.texts) == ['" he said', 'it\'s "so"']
+
+
+def test_words_that_look_like_missing_values_stay_words(tmp_path: Path) -> None:
+    texts = read(tmp_path / "a.csv", "text,label\nNA,None\nnull,nan\n")
+    assert (list(texts.texts), list(texts.labels)) == (["NA", "null"], ["None", "nan"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    assert list(read(tmp_path / "a.csv", b"\xef\xbb\xbftext,label\nx,1\n").texts) == ["x"]
+
+
+def test_jsonl_keeps_types_and_takes_empty_lines_and_missing_texts(tmp_path: Path) -> None:
+    rows = [{"text": "a\u2028b", "label": 1}, {"text": None, "label": 0}, {"label": True, "node": 7}]
+    content = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    texts = read(tmp_path / "a.jsonl", content)
+    assert list(texts.texts) == ["a\u2028b", "", ""]
+    assert list(texts.labels) == ["1", "0", "True"]
+    assert texts.columns["node"] == ["", "", "7"]
+
+
+def test_parquet_with_numbers_as_labels(tmp_path: Path) -> None:
+    pd.DataFrame({"text": ["a", "b"], "label": [1.0, 0.0], "node": [3, 4]}).to_parquet(tmp_path / "a.parquet")
+    texts = to_labelled_texts(read_table(tmp_path / "a.parquet", "parquet"), ["text"], None, "label", "a")
+    assert (list(texts.texts), list(texts.labels), texts.columns["node"]) == (["a", "b"], ["1", "0"], ["3", "4"])
+
+
+def test_pairs_are_the_second_sentences(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("one,two,label\nfirst, second ,1\n")
+    texts = to_labelled_texts(read_table(tmp_path / "a.csv", "csv"), ["one"], "two", "label", "a")
+    assert texts.pairs == ["second"]
+    assert "two" not in texts.columns
+
+
+def test_an_empty_text_is_kept(tmp_path: Path) -> None:
+    assert list(read(tmp_path / "a.csv", "text,label\n,1\nx,0\n").texts) == ["", "x"]
+
+
+def test_a_text_of_a_megabyte_is_kept_whole(tmp_path: Path) -> None:
+    for kind, separator in (("csv", ","), ("tsv", "\t")):
+        texts = read(tmp_path / f"a.{kind}", f"text{separator}label\n{'x' * 1_000_000}{separator}1\n")
+        assert len(texts.texts[0]) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "is empty"),
+        ("a.tsv", "\n \n", "is empty"),
+        ("a.jsonl", "", "is empty"),
+        ("a.parquet", "", "is empty"),
+        ("a.csv", "text,label\n", "has no rows"),
+        ("a.tsv", "text\tlabel\n", "has no rows"),
+        ("a.csv", b"text,label\ngood,1\ncaf\xe9,0\n", r"not UTF-8 \(byte 21, line 3\): re-encode it as UTF-8"),
+        ("a.jsonl", b'{"text": "caf\xe9", "label": 1}', "not UTF-8"),
+        ("a.csv", "text,label\na,1\nb,1,2\n", "is not csv .Expected 2 fields in line 3, saw 3"),
+        ("a.csv", "text,label\n1,2,3\n", "is not csv .Expected 2 fields in line 2, saw 3"),
+        ("a.csv", 'text,label\n"open,1\n', "is not csv .EOF inside string"),
+        ("a.csv", "label,label\n1,2\n", "two columns of one name"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text"', "line 2 is not JSON"),
+        ("a.jsonl", '["a", 1]', "line 1 is list, not a JSON object"),
+        ("a.jsonl", "[" * (10 * sys.getrecursionlimit()), "line 1 is not JSON"),
+        ("a.parquet", "no parquet", "is not parquet"),
+        ("a.csv", "text,label\na,1\nb,\nc,\n", "data.label = 'label': a.csv has no label in row 2, and 1 more"),
+        ("a.csv", "text,label\na,1\nb\n", "no label in row 2"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": null}', "no label in row 2"),
+        ("a.jsonl", '{"text": "\\ud800", "label": 1}', "row 1: the text is not valid Unicode"),
+        ("a.csv", "txt,label\na,1\n", r"data.text = 'text': a.csv has no such column; it has txt, label: did you mean 'txt'"),
+        ("a.csv", "text,klass\na,1\n", "data.label = 'label': a.csv has no such column; it has text, klass"),
+    ],
+)
+def test_bad_files_are_refused_with_the_place_and_the_reason(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name, content)
+
+
+def test_the_wrong_number_of_column_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.columns = \['label'\]: 1 names, but .* has 2 columns"):
+        read(tmp_path / "a.csv", "1,x\n", ["label"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError, match=f"nowhere.{kind}: there is no such file"):
+        read_table(tmp_path / f"nowhere.{kind}", kind)
+    with pytest.raises(DataError, match="cannot be read .Is a directory"):
+        read_table(tmp_path, kind)
+
+
+def test_no_text_column_and_a_wrong_pair_column_are_refused() -> None:
+    frame = pd.DataFrame({"text": ["a"], "label": ["1"]})
+    with pytest.raises(DataError, match="data.text = .*name at least one"):
+        to_labelled_texts(frame, [], None, "label", "a")
+    with pytest.raises(DataError, match="data.pair = 'other': a has no such column"):
+        to_labelled_texts(frame, ["text"], "other", "label", "a")
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(1, "1"), (1.0, "1"), (1.5, "1.5"), (" x ", "x"), (None, ""), (float("nan"), ""), (pd.NA, "")]
+)
+def test_label_names(value: object, name: str) -> None:
+    assert label_name(value) == name

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fedfit.errors import RunFolderError
+from fedfit.reports.html import write_html
+from fedfit.reports.read import read_run
+from fedfit.reports.report import compare, write_report
+
+from .conftest import MakeRun
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, and the tags it would see."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.resources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.resources += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+
+def page_of(folder: Path, figures: list[Path] | None = None) -> str:
+    return write_html(read_run(folder), figures or [], folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_writes_figures_and_page_and_nothing_else(make_run: MakeRun) -> None:
+    folder = make_run()
+    before = {path.name for path in folder.iterdir()}
+    paths = write_report(folder)
+    assert all(path.is_file() for path in paths)
+    assert paths[-1] == folder / "report.html"
+    assert {path.name for path in folder.iterdir()} - before == {"figures", "report.html"}
+    assert {path.parent for path in paths[:-1]} == {folder / "figures"}
+
+
+def test_page_stands_alone(make_run: MakeRun) -> None:
+    page = Page(write_report(make_run())[-1].read_text(encoding="utf-8"))
+    assert len(page.resources) == 5
+    assert all(resource.startswith("data:image/svg+xml;base64,") for resource in page.resources)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+
+
+def test_style_sheet_loads_nothing(make_run: MakeRun) -> None:
+    assert not re.search(r"url\(|@import|https?://", page_of(make_run()))
+
+
+def test_same_run_gives_the_same_bytes(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run()
+    first, second = (write_report(folder, tmp_path / name) for name in ("first", "second"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert not (folder / "report.html").exists()
+
+
+def test_page_says_the_numbers(make_run: MakeRun) -> None:
+    text = page_of(make_run(planned=5, refused={1: "the loss is <nan>"}))
+    for expected in ("85.00 %", "90.00 %", "in round 2", "8.0 kB", "18.0 kB", "3 of 5", "Unfinished", "All 3 devices"):
+        assert expected in text
+    assert "the loss is &lt;nan&gt;" in text
+    assert "versions.torch" in text
+    assert "target_accuracy = 0.0" in text
+
+
+def test_text_of_the_run_is_escaped(make_run: MakeRun) -> None:
+    folder = make_run(name="<script>alert('$title')</script> & co")
+    (folder / "environment.json").write_text('{"<img src=x>": {"a": "<b onload=y>"}, "list": ["<i>"]}')
+    page = Page(page_of(folder))
+    assert not {"script", "img", "b", "i"} & set(page.tags)
+
+
+def test_first_fifty_devices_are_shown(make_run: MakeRun) -> None:
+    folder = make_run(devices=2_000, accuracies=(0.25, 0.5))
+    text = page_of(folder)
+    assert "The first 50 of 2,000 devices" in text
+    device_rows = text.split("<h2>Devices</h2>")[1].split("</table>")[0].count("<tr>")
+    assert device_rows == 1 + 50  # the heading too
+
+
+def test_untrained_run_has_a_page(make_run: MakeRun) -> None:
+    assert "No device has taken part" in page_of(make_run(accuracies=(0.25,)))
+
+
+def test_png_is_taken_where_there_is_no_svg(make_run: MakeRun, tmp_path: Path) -> None:
+    png = tmp_path / "extra.png"
+    png.write_bytes(b"\x89PNG")
+    (resource,) = Page(page_of(make_run(), [png])).resources
+    assert resource.startswith("data:image/png;base64,")
+
+
+def test_failed_write_leaves_the_old_page(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run()
+    old = page_of(folder)
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunFolderError, match=r"No space left on device.*choose another folder"):
+        write_report(folder)
+    assert (folder / "report.html").read_text(encoding="utf-8") == old
+    assert not list(folder.glob(".report*"))
+
+
+def test_out_that_is_a_file_is_said(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        compare([make_run()], tmp_path / "file")
+
+
+def test_compare_writes_its_figures(make_run: MakeRun, tmp_path: Path) -> None:
+    paths = compare([make_run("one"), make_run("two", accuracies=(0.3, 0.6))], tmp_path / "out")
+    assert {path.stem for path in paths} == {"compare_accuracy", "compare_loss", "compare_bytes"}
+    assert all(path.is_file() for path in paths)
+
+
+def test_compare_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="nothing to compare"):
+        compare([], tmp_path)
+
+
+def test_the_room_starts_without_the_heavy_packages() -> None:
+    code = (
+        "import sys, fedfit.reports.report, fedfit.reports.tables; "
+        "print(sorted({'torch', 'transformers', 'datasets', 'flwr', 'peft', 'pandas'} & set(sys.modules)), "
+        "'matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] False"
