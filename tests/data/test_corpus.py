@@ -30,7 +30,7 @@ def test_an_unknown_test_label_is_named_with_its_row() -> None:
 
 
 def test_one_class_only_is_refused() -> None:
-    with pytest.raises(DataError, match="one class only, 'a'.*data.label"):
+    with pytest.raises(DataError, match=r"one class only, 'a'.*data.label"):
         build_corpus(labelled(["a", "a"]), labelled(["a"]))
 
 
@@ -77,5 +77,5 @@ def test_balanced_subset_repeats_with_the_seed_and_changes_with_it() -> None:
 
 
 def test_more_than_there_are_is_refused_with_the_key() -> None:
-    with pytest.raises(DataError, match="data.test_samples = 5: there are only 4"):
+    with pytest.raises(DataError, match=r"data.test_samples = 5: there are only 4"):
         balanced_subset(np.zeros(4, dtype=np.int64), 5, 0, "data.test_samples")

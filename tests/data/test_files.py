@@ -38,7 +38,8 @@ def test_words_that_look_like_missing_values_stay_words(tmp_path: Path) -> None:
     assert (list(texts.texts), list(texts.labels)) == (["NA", "null"], ["None", "nan"])
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_no_part_of_the_content(tmp_path: Path) -> None:
+    assert list(read(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "x", "label": 1}').texts) == ["x"]
     assert list(read(tmp_path / "a.csv", b"\xef\xbb\xbftext,label\nx,1\n").texts) == ["x"]
 
 
@@ -117,15 +118,15 @@ def test_the_wrong_number_of_column_names_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DataError, match=f"nowhere.{kind}: there is no such file"):
         read_table(tmp_path / f"nowhere.{kind}", kind)
-    with pytest.raises(DataError, match="cannot be read .Is a directory"):
+    with pytest.raises(DataError, match=r"cannot be read .Is a directory"):
         read_table(tmp_path, kind)
 
 
 def test_no_text_column_and_a_wrong_pair_column_are_refused() -> None:
     frame = pd.DataFrame({"text": ["a"], "label": ["1"]})
-    with pytest.raises(DataError, match="data.text = .*name at least one"):
+    with pytest.raises(DataError, match=r"data.text = .*name at least one"):
         to_labelled_texts(frame, [], None, "label", "a")
-    with pytest.raises(DataError, match="data.pair = 'other': a has no such column"):
+    with pytest.raises(DataError, match=r"data.pair = 'other': a has no such column"):
         to_labelled_texts(frame, ["text"], "other", "label", "a")
 
 

@@ -62,5 +62,5 @@ def test_what_the_hub_cannot_give_is_said(
 
 def test_a_wrong_column_lists_those_there(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, {"train": split([0, 1]), "test": split([0])})
-    with pytest.raises(DataError, match="data.label = 'labels': the train split of .*it has text, label: did you mean"):
+    with pytest.raises(DataError, match=r"data.label = 'labels': the train split of .*it has text, label: did you mean"):
         read_hub(HubSet("somebody/set", ("text",), label="labels"))

@@ -101,7 +101,7 @@ def test_by_column_without_such_a_column_lists_those_there(column: str | None) -
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "shards", "by_column"])
 def test_more_devices_than_samples_are_refused(kind: str) -> None:
-    with pytest.raises(DataError, match="federation.devices = 9: more than the 8"):
+    with pytest.raises(DataError, match=r"federation.devices = 9: more than the 8"):
         partition(sorted_set(2), PartitionSettings(kind=kind, column="node"), 9, 0)
 
 
@@ -110,7 +110,7 @@ def test_as_many_devices_as_samples_get_one_each() -> None:
 
 
 def test_more_shards_than_samples_are_refused() -> None:
-    with pytest.raises(DataError, match="partition.shards_per_device = 3: 4 devices need 12 shards"):
+    with pytest.raises(DataError, match=r"partition.shards_per_device = 3: 4 devices need 12 shards"):
         partition(sorted_set(2), PartitionSettings(kind="shards", shards_per_device=3), 4, 0)
 
 

@@ -95,8 +95,13 @@ def test_first_paragraphs_of_modules_classes_and_functions(tmp_path: Path) -> No
 
 def test_the_cache_is_used_and_a_damaged_one_is_rebuilt(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [Row(f"text {index} é", "ab"[index % 2], "test" if index > 5 else "train") for index in range(8)]
-    harvests = []
-    monkeypatch.setattr(pydocs, "harvest", lambda: harvests.append(1) or made)
+    harvests: list[int] = []
+
+    def harvest() -> list[Row]:
+        harvests.append(1)
+        return made
+
+    monkeypatch.setattr(pydocs, "harvest", harvest)
 
     def load() -> list[str]:
         return list(load_corpus(DataSettings(), seed=0).train.texts)

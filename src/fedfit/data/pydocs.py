@@ -8,13 +8,15 @@ text's own project masked, any other name left standing would rule a class out. 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.metadata
 import logging
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from fedfit.data.cache_folder import cache_folder
 from fedfit.data.corpus import Corpus, LabelledTexts, build_corpus
@@ -61,7 +63,8 @@ def load_pydocs() -> Corpus:
 
 def harvest() -> list[Row]:
     """Read the sources and make the balanced, deduplicated set; seconds of work."""
-    texts = _deduplicate({project: _read_project(project) for project in PROJECTS})
+    with _without_collector():
+        texts = _deduplicate({project: _read_project(project) for project in PROJECTS})
     rows = [Row(text, label, _split(text)) for label, part in texts.items() for text in part]
     return _balance(rows)
 
@@ -74,6 +77,18 @@ def mask_names(text: str) -> str:
 def _part(rows: Iterable[Row], split: str) -> LabelledTexts:
     part = [row for row in rows if row.split == split]
     return LabelledTexts(f"the {split} split of pydocs", [row.text for row in part], [row.label for row in part])
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Syntax trees have no cycles, and collecting while millions of nodes come and go costs more than parsing them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_project(project: str) -> list[str]:

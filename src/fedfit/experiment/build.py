@@ -42,13 +42,19 @@ class Experiment:
 
 
 def resolve_paths(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths, so that it means the same wherever it is resumed."""
-    data, model = recipe.data, recipe.model
+    """A valid recipe with absolute paths, so that it means the same wherever it is resumed."""
+    data, model, cache = recipe.data, recipe.model, recipe.trunk_cache
     if data.source in FILE_SOURCES and data.train and data.test:
-        data = dataclasses.replace(data, train=str(Path(data.train).resolve()), test=str(Path(data.test).resolve()))
+        data = dataclasses.replace(data, train=_absolute(data.train), test=_absolute(data.test))
     if Path(model.name).is_dir():
-        model = dataclasses.replace(model, name=str(Path(model.name).resolve()))
-    return dataclasses.replace(recipe, data=data, model=model)
+        model = dataclasses.replace(model, name=_absolute(model.name))
+    if cache.folder:
+        cache = dataclasses.replace(cache, folder=_absolute(cache.folder))
+    return dataclasses.replace(recipe, data=data, model=model, trunk_cache=cache)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 def build(recipe: Recipe, device: torch.device | None = None) -> Experiment:

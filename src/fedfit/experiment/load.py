@@ -14,9 +14,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import tomli_w
 
 from fedfit.errors import Fault, RecipeError
+from fedfit.experiment.validate import key_faults
 from fedfit.settings import SECTIONS, Recipe
 
 _MISSING = object()
+_NOT_TOML = (ValueError, RecursionError)  # tomllib's own error, a number of too many digits, brackets nested too deep
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -52,7 +54,7 @@ def read_recipe(name_or_path: str) -> str:
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe of known keys and right types; what else must hold is for ``experiment.validate``.
+    """A recipe of known keys and right types; what else must hold is for ``experiment.validate``, and told with the rest.
 
     Args:
         overrides: ``section.key=value``, the value in TOML; a bare word is taken as a string.
@@ -62,15 +64,15 @@ def parse_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except _NOT_TOML as error:
         raise RecipeError([Fault("recipe", "not TOML", str(error))]) from error
     faults: list[Fault] = []
     for override in overrides:
         _apply_override(document, override, faults)
     recipe = _build(Recipe, document, "", faults)
-    if faults:
-        raise RecipeError(faults)
     assert isinstance(recipe, Recipe)
+    if faults:  # a key at fault holds its default now, so what is added is news
+        raise RecipeError([*faults, *key_faults(recipe)])
     return recipe
 
 
@@ -103,7 +105,7 @@ def _apply_override(document: dict[str, Any], override: str, faults: list[Fault]
 def _override_value(raw: str) -> Any:
     try:
         return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except _NOT_TOML:
         return raw
 
 
@@ -133,14 +135,20 @@ def _section(kind: Any, given: Any, name: str, faults: list[Fault]) -> Any:
 
 
 def _unknown(name: str, prefix: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    if near:
-        return f"unknown key; did you mean {prefix}{near[0]}?"
-    if not prefix:
-        for section, kind in get_type_hints(Recipe).items():
-            if section in SECTIONS and name in {item.name for item in fields(kind)}:
-                return f"unknown key; did you mean {section}.{name}?"
+    """The remedy: the same name in another section, else the nearest here, else the nearest anywhere."""
+    everywhere = _all_keys()
+    meant = [key for key in everywhere if key.rpartition(".")[2] == name]
+    meant = meant or [prefix + near for near in difflib.get_close_matches(name, list(known), n=1)]
+    meant = meant or difflib.get_close_matches(prefix + name, everywhere, n=1)
+    if meant:
+        return f"unknown key; did you mean {' or '.join(meant)}?"
     return f"unknown key; known here: {', '.join(known)}"
+
+
+def _all_keys() -> list[str]:
+    hints = get_type_hints(Recipe)
+    inner = [f"{section}.{item.name}" for section in SECTIONS for item in fields(hints[section])]
+    return [name for name in hints if name not in SECTIONS] + inner
 
 
 def _value(given: Any, hint: Any, item: Field[Any], name: str, faults: list[Fault]) -> Any:
@@ -161,7 +169,7 @@ def _coerce(given: Any, kind: Any) -> Any:
         if isinstance(items, list) and all(_coerce(part, member) is not _MISSING for part in items):
             return tuple(items)
         return _MISSING
-    if kind is float and isinstance(given, int) and not isinstance(given, bool):
+    if kind is float and type(given) is int and abs(given) < 2**53:  # beyond, not every whole number is a float
         return float(given)
     return given if type(given) is kind else _MISSING
 

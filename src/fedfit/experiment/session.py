@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fedfit.errors import RunFolderError
 from fedfit.experiment.build import Experiment, build, environment, resolve_paths
-from fedfit.experiment.load import parse_recipe, to_toml
+from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.validate import validate
 from fedfit.models.adapters import save_adapter
 from fedfit.models.load import locate
@@ -22,11 +23,13 @@ from fedfit.tracking.tensorboard import TensorBoard
 class Session:
     """An experiment and its folder. Iterate ``results()`` to run it; each result is on disk when it is yielded.
 
-    ``last`` is the last round that counts, ``failed`` the number of rounds up to it, in a row, without a usable update.
+    ``last`` is the last round that counts; ``rows`` are the lines of ``rounds.jsonl`` up to it when it began.
     """
 
-    def __init__(self, folder: RunFolder, experiment: Experiment, last: RoundResult | None, failed: int) -> None:
-        self.folder, self.experiment, self.last, self.failed = folder, experiment, last, failed
+    def __init__(
+        self, folder: RunFolder, experiment: Experiment, last: RoundResult | None, rows: Sequence[dict[str, Any]]
+    ) -> None:
+        self.folder, self.experiment, self.last, self.rows = folder, experiment, last, rows
         self.recipe = experiment.simulation.recipe
 
     @classmethod
@@ -36,13 +39,13 @@ class Session:
         Raises:
             FedfitError: for a recipe, data, model or folder that will not do.
         """
-        recipe = resolve_paths(recipe)
         validate(recipe)
+        recipe = resolve_paths(recipe)
         RunFolder.check_free(path, force=force)
         experiment = build(recipe)
         folder = RunFolder.create(path, force=force)
         folder.describe(to_toml(recipe), environment(experiment.simulation.model.device), experiment.partition)
-        return cls(folder, experiment, None, 0)
+        return cls(folder, experiment, None, ())
 
     @classmethod
     def resume(cls, path: Path) -> Session:
@@ -52,18 +55,17 @@ class Session:
             FedfitError: when the folder is none of a run, is in use, or its data have changed.
         """
         folder = RunFolder.open(path)
-        recipe = parse_recipe((path / "recipe.toml").read_text(encoding="utf-8"))
-        validate(recipe)
-        experiment = build(recipe)
-        known = folder.read_json("partition.json")
-        if known["data"] != experiment.partition["data"]:
-            raise RunFolderError(f"the data of {path} have changed since it began; it cannot go on. Start a new run")
-        last = folder.checkpoints.latest()
-        rounds = folder.rewind(last.record.round if last else -1)
-        failed = 0
-        for row in rounds:
-            failed = failed + 1 if row["devices"] and row["refused"] == row["devices"] else 0
-        return cls(folder, experiment, last, failed)
+        try:
+            recipe = parse_recipe(read_recipe(str(path / "recipe.toml")))
+            validate(recipe)
+            experiment = build(recipe)
+            if folder.read_json("partition.json") != experiment.partition:
+                raise RunFolderError(f"the data of {path} have changed since it began; it cannot go on. Start a new run")
+            last = folder.checkpoints.latest()
+            return cls(folder, experiment, last, folder.rewind(last.record.round if last else -1))
+        except BaseException:
+            folder.close()
+            raise
 
     @property
     def finished(self) -> bool:
@@ -72,12 +74,12 @@ class Session:
 
     def results(self) -> Iterator[RoundResult]:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
-        board = TensorBoard(self.folder.path / "tensorboard", self.last.record.round + 1 if self.last else 0)
-        stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, self.failed)
+        board = TensorBoard(self.folder.path, self.rows)
+        stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, _failed(self.rows))
         try:
             for result in stream:
                 self.folder.write(result)
-                board.write(result)
+                board.write(result.record.to_json())
                 self.last = result
                 yield result
                 if self._enough(result):
@@ -98,3 +100,9 @@ class Session:
     def _enough(self, result: RoundResult) -> bool:
         target = self.recipe.training.target_accuracy
         return result.record.round >= self.recipe.federation.rounds or 0 < target <= result.record.test_accuracy
+
+
+def _failed(rows: Sequence[dict[str, Any]]) -> int:
+    """Rounds at the end, in a row, without one usable update."""
+    used = [row["round"] for row in rows if row["refused"] < row["devices"]]
+    return len(rows) - 1 - max(used, default=0) if rows else 0

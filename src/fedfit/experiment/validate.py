@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -20,16 +21,26 @@ def validate(recipe: Recipe) -> None:
     Raises:
         RecipeError: with every fault found.
     """
-    faults = [*_limits(recipe, ""), *_data(recipe), *_federation(recipe), *_adapter(recipe)]
-    if not faults:  # the model's own shape is worth reading only for a recipe that could run
-        faults = list(_against_model(recipe))
+    faults = [*key_faults(recipe), *_data(recipe), *_federation(recipe)]
+    told = {fault.key for fault in faults}
+    faults += [fault for fault in _against_model(recipe) if fault.key not in told]
     if faults:
         raise RecipeError(faults)
 
 
 def validate_offline(recipe: Recipe) -> list[Fault]:
     """The faults that can be seen without reading the model's configuration or any file."""
-    return [*_limits(recipe, ""), *_data(recipe, files=False), *_federation(recipe), *_adapter(recipe)]
+    return [*key_faults(recipe), *_data(recipe, files=False), *_federation(recipe)]
+
+
+def key_faults(recipe: Recipe) -> list[Fault]:
+    """The faults of single keys, whatever the others hold."""
+    return [*_limits(recipe, ""), *_name(recipe), *_rule(recipe), *_adapter(recipe), *_cache(recipe)]
+
+
+def _name(recipe: Recipe) -> Iterator[Fault]:
+    if recipe.name in ("", ".", "..") or "/" in recipe.name or not recipe.name.isprintable():
+        yield Fault("name", recipe.name, "it names the run folder; give one word or several, without / and line breaks")
 
 
 def _limits(section: Any, prefix: str) -> Iterator[Fault]:
@@ -38,6 +49,9 @@ def _limits(section: Any, prefix: str) -> Iterator[Fault]:
         if is_dataclass(value):
             yield from _limits(value, f"{name}.")
         if value is None or isinstance(value, bool | tuple):
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            yield Fault(name, value, "must be a finite number")
             continue
         if "choices" in limits and value not in limits["choices"]:
             yield Fault(name, value, _choose(value, limits["choices"]))
@@ -64,7 +78,7 @@ def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
             path = getattr(data, name)
             if not path:
                 yield Fault(f"data.{name}", path, f'source = "{data.source}" needs the path of a file')
-            elif files and not Path(path).is_file():
+            elif files and not _is_file(path):
                 yield Fault(f"data.{name}", path, "there is no such file; paths count from where the command is run")
         if not data.text:
             yield Fault("data.text", list(data.text), "name at least one column")
@@ -74,12 +88,34 @@ def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
         yield Fault("partition.column", recipe.partition.column, "by_column needs the column whose values are the devices")
 
 
-def _federation(recipe: Recipe) -> Iterator[Fault]:
+def _is_file(path: str) -> bool:
+    expanded = _expanded(path)
+    return expanded is not None and expanded.is_file()
+
+
+def _expanded(path: str) -> Path | None:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~nobody
+        return None
+
+
+def _cache(recipe: Recipe) -> Iterator[Fault]:
+    folder = recipe.trunk_cache.folder
+    if folder is not None and ("\0" in folder or _expanded(folder) is None):
+        yield Fault("trunk_cache.folder", folder, "give the path of a folder, or leave the key out")
+
+
+def _rule(recipe: Recipe) -> Iterator[Fault]:
     from fedfit.aggregation.rules import RULES
 
+    rule = recipe.federation.rule
+    if rule not in RULES:
+        yield Fault("federation.rule", rule, _choose(rule, tuple(RULES)))
+
+
+def _federation(recipe: Recipe) -> Iterator[Fault]:
     federation, training = recipe.federation, recipe.training
-    if federation.rule not in RULES:
-        yield Fault("federation.rule", federation.rule, _choose(federation.rule, tuple(RULES)))
     if federation.devices_per_round > federation.devices:
         yield Fault(
             "federation.devices_per_round",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedfit.errors import ModelError
+from fedfit.models.first_token import first_token_attention
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,15 @@ class Family:
     """``(batch, 1, hidden)`` → logits ``(batch, labels)``."""
 
 
-def _first_token_attention(attention: Any, names: tuple[str, str, str], hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of the first token over all: one query, one row of scores."""
-    query, key, value = (getattr(attention, name) for name in names)
-    shape = (*hidden.shape[:-1], -1, attention.attention_head_size)
-    row = query(hidden[:, :1]).view(shape[0], 1, -1, shape[-1]).transpose(1, 2)
-    keys = key(hidden).view(shape).transpose(1, 2)
-    values = value(hidden).view(shape).transpose(1, 2)
-    drop = attention.dropout.p if attention.training else 0.0
-    context = functional.scaled_dot_product_attention(row, keys, values, attn_mask=mask, dropout_p=drop)
-    return context.transpose(1, 2).flatten(2)
-
-
 def _bert_first_token_layer(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    context = _first_token_attention(layer.attention.self, ("query", "key", "value"), hidden, mask)
+    context = first_token_attention(layer.attention.self, ("query", "key", "value"), hidden, mask)
     attended = layer.attention.output(context, hidden[:, :1])
     result: Tensor = layer.feed_forward_chunk(attended)
     return result
 
 
 def _distilbert_first_token_layer(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    context = _first_token_attention(layer.attention, ("q_lin", "k_lin", "v_lin"), hidden, mask)
+    context = first_token_attention(layer.attention, ("q_lin", "k_lin", "v_lin"), hidden, mask)
     attended = layer.sa_layer_norm(layer.attention.out_lin(context) + hidden[:, :1])
     result: Tensor = layer.output_layer_norm(layer.ffn(attended) + attended)
     return result

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -58,7 +59,12 @@ def load_model(name: str, labels: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(seed)
         model = _from_pretrained(
-            AutoModelForSequenceClassification, name, config=config, attn_implementation="sdpa", dtype=torch.float32
+            AutoModelForSequenceClassification,
+            name,
+            config=config,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # a head saved for another number of labels is replaced by a fresh one
         )
     model.requires_grad_(False)
     frozen: nn.Module = model.eval()
@@ -73,7 +79,7 @@ def load_tokenizer(name: str) -> Any:
 def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:
     try:
         return factory.from_pretrained(locate(name), **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"model.name = {name!r} cannot be loaded ({reason}); give an alias ({', '.join(PACKAGED)}), a hub name that can be "

@@ -16,6 +16,7 @@ from fedfit.models.adapters import AdapterState, inject
 from fedfit.models.families import Family, attention_mask, family_of
 from fedfit.models.layers import select_layers
 from fedfit.models.load import load_model
+from fedfit.models.packed import can_pack, pack_frozen
 from fedfit.randomness import derive_seed
 from fedfit.settings import AdapterSettings
 
@@ -36,6 +37,9 @@ class SplitModel:
         stack = family.layers(self.base)
         self._trunk_layers = list(stack[: self.cut])
         self._tail_layers = list(stack[self.cut :])
+        if can_pack(device):  # the tail alone: the trunk's rows must not depend on how many there are
+            for layer in self._tail_layers:
+                pack_frozen(layer)
         self.train_mode(False)
 
     @torch.no_grad()

@@ -11,6 +11,8 @@ import logging
 import re
 from pathlib import Path
 
+import xxhash
+
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import UpdateRefused
 from fedfit.records import Packet, RoundRecord, RoundResult
@@ -23,7 +25,7 @@ _NAME = re.compile(r"round-(\d+)\.safetensors")
 
 
 class Checkpoints:
-    """Checkpoints in ``folder``; the round's record travels beside the state, as one JSON line at the file's head."""
+    """Checkpoints in ``folder``; one JSON line at the file's head has the round's record and the state's checksum."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,22 +34,28 @@ class Checkpoints:
     def save(self, result: RoundResult) -> None:
         """Writes ``result`` and forgets all but the newest."""
         self._folder.mkdir(exist_ok=True)
-        head = json.dumps(result.record.to_json()).encode() + b"\n"
-        payload = head + self._codec.encode(result.state).payload
-        write_atomic(self._folder / f"round-{result.record.round:06d}.safetensors", payload)
+        state = self._codec.encode(result.state).payload
+        head = {"record": result.record.to_json(), "checksum": xxhash.xxh3_64_hexdigest(state)}
+        path = self._folder / f"round-{result.record.round:06d}.safetensors"
+        write_atomic(path, json.dumps(head).encode() + b"\n" + state)
         for _, path in self._found()[:-_KEPT]:
             path.unlink(missing_ok=True)
 
     def latest(self) -> RoundResult | None:
         """The newest checkpoint that can be read, or ``None``."""
         for _, path in reversed(self._found()):
-            head, _, payload = path.read_bytes().partition(b"\n")
             try:
-                record = RoundRecord(**json.loads(head))
-                return RoundResult(record, (), self._codec.decode(Packet(payload)))
-            except (ValueError, TypeError, UpdateRefused) as error:
+                return self._read(path)
+            except (OSError, ValueError, KeyError, TypeError, UpdateRefused) as error:
                 log.warning("%s is damaged (%s); trying the one before", path.name, error)
         return None
+
+    def _read(self, path: Path) -> RoundResult:
+        line, _, state = path.read_bytes().partition(b"\n")
+        head = json.loads(line)
+        if head["checksum"] != xxhash.xxh3_64_hexdigest(state):
+            raise ValueError("its checksum does not fit")
+        return RoundResult(RoundRecord(**head["record"]), (), self._codec.decode(Packet(state)))
 
     def _found(self) -> list[tuple[int, Path]]:
         matches = [(_NAME.fullmatch(path.name), path) for path in self._folder.glob("*")]

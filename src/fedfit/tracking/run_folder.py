@@ -8,9 +8,9 @@ adapter/                                           PEFT's own format, with label
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,8 +21,10 @@ from fedfit.errors import RunFolderError
 from fedfit.records import RoundResult
 from fedfit.tracking.atomic import write_atomic
 from fedfit.tracking.checkpoint import Checkpoints
+from fedfit.tracking.writing import writing
 
 _OURS = ("recipe.toml", "environment.json", "partition.json", "rounds.jsonl", "devices.jsonl", "report.html")
+_LOCK = ".lock"
 _OUR_FOLDERS = ("tensorboard", "checkpoints", "adapter", "figures")
 
 
@@ -46,12 +48,10 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder._hold()
-            for name in _OURS:
-                (path / name).unlink(missing_ok=True)
-            for name in _OUR_FOLDERS:
-                shutil.rmtree(path / name, ignore_errors=True)
+            folder._clear()
         except OSError as error:
-            raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+            folder.close()
+            raise RunFolderError(f"{path} cannot be written: {error.strerror or error}; choose another --out") from error
         return folder
 
     @staticmethod
@@ -61,10 +61,14 @@ class RunFolder:
         Raises:
             RunFolderError: when something is in the way, or nothing can be written there.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())) and not force:
+        there = [item.name for item in path.iterdir()] if path.is_dir() else []
+        if (there or path.is_file()) and not force:
             raise RunFolderError(
                 f"{path} exists already; give another --out, go on with `fedfit resume {path}`, or replace it with --force"
             )
+        if there and not {_LOCK, "recipe.toml"} & set(there):
+            # figures/ or adapter/ in a folder that no run has made are somebody's own
+            raise RunFolderError(f"{path} is not the folder of a run, so --force replaces nothing there; give another --out")
         parent = next(place for place in (path, *path.resolve().parents) if place.exists())
         if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
             raise RunFolderError(f"{path} cannot be written: {parent} is not a writable folder; choose another --out")
@@ -79,12 +83,17 @@ class RunFolder:
         if not (path / "recipe.toml").is_file() or not (path / "partition.json").is_file():
             raise RunFolderError(f"{path} is not a run that can be resumed (recipe.toml or partition.json is missing)")
         folder = cls(path)
-        folder._hold()
+        try:
+            folder._hold()
+            folder._sweep()
+        except OSError as error:
+            folder.close()
+            raise RunFolderError(f"{path} cannot be written: {error.strerror or error}; make it writable") from error
         return folder
 
     def describe(self, recipe: str, environment: Mapping[str, Any], partition: Mapping[str, Any]) -> None:
         """Writes what is known before the first round; the recipe last, since it makes the folder resumable."""
-        with self._writing():
+        with writing(self.path):
             write_atomic(self.path / "environment.json", _pretty(environment))
             write_atomic(self.path / "partition.json", _pretty(partition))
             write_atomic(self.path / "recipe.toml", recipe.encode())
@@ -102,7 +111,7 @@ class RunFolder:
 
     def write(self, result: RoundResult) -> None:
         """Records a round: its lines first, then the checkpoint that makes them count."""
-        with self._writing():
+        with writing(self.path):
             _append(self.path / "devices.jsonl", [record.to_json() for record in result.devices])
             _append(self.path / "rounds.jsonl", [result.record.to_json()])
             self.checkpoints.save(result)
@@ -110,7 +119,7 @@ class RunFolder:
     def rewind(self, last_round: int) -> list[dict[str, Any]]:
         """Drops lines of rounds after ``last_round``, whole or torn; returns the lines of ``rounds.jsonl`` that stay."""
         kept = []
-        with self._writing():
+        with writing(self.path):
             for name in ("devices.jsonl", "rounds.jsonl"):
                 kept = [line for line in _whole_lines(self.path / name) if line["round"] <= last_round]
                 write_atomic(self.path / name, b"".join(_line(line) for line in kept))
@@ -119,7 +128,7 @@ class RunFolder:
     def save_adapter(self, save: Callable[[Path], None], labels: tuple[str, ...]) -> Path:
         """Writes ``adapter/`` through ``save`` under another name, then puts it in place."""
         target, beside = self.path / "adapter", self.path / ".adapter.part"
-        with self._writing():
+        with writing(self.path):
             shutil.rmtree(beside, ignore_errors=True)
             save(beside)
             (beside / "labels.json").write_bytes(_pretty(list(labels)))
@@ -134,33 +143,26 @@ class RunFolder:
             self._lock = None
 
     def _hold(self) -> None:
-        self._lock = (self.path / ".lock").open("wb")
+        self._lock = (self.path / _LOCK).open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
             raise RunFolderError(f"{self.path} is in use by another process; wait for it or stop it first") from error
 
-    def _writing(self) -> _Writing:
-        return _Writing(self.path)
+    def _sweep(self) -> None:
+        """Removes what a killed process was just writing."""
+        for left in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
-
-class _Writing:
-    """Turns an ``OSError`` while writing into one that a person can act on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            remedy = "free some space" if full else "make it writable"
-            raise RunFolderError(
-                f"{self._path} cannot be written: {error.strerror or error}; {remedy}, then `fedfit resume {self._path}`"
-            ) from error
+    def _clear(self) -> None:
+        """Removes an earlier run."""
+        self._sweep()
+        for name in _OURS:
+            (self.path / name).unlink(missing_ok=True)
+        for name in _OUR_FOLDERS:
+            if (self.path / name).exists():
+                shutil.rmtree(self.path / name)
 
 
 def _pretty(value: Any) -> bytes:
@@ -168,7 +170,9 @@ def _pretty(value: Any) -> bytes:
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value).encode() + b"\n"
+    """JSON has no NaN and no infinity: what is not finite was not measured."""
+    finite = {name: None if isinstance(item, float) and not math.isfinite(item) else item for name, item in value.items()}
+    return json.dumps(finite, allow_nan=False).encode() + b"\n"
 
 
 def _append(path: Path, values: list[dict[str, Any]]) -> None:
@@ -184,7 +188,9 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for raw in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was never finished
         try:
-            lines.append(json.loads(raw))
-        except ValueError as error:
-            raise RunFolderError(f"{path} is damaged: {raw[:80]!r} is not a line of JSON") from error
+            line = json.loads(raw)
+            line["round"] + 0
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(f"{path} is damaged: {raw[:80]!r} is not the line of a round; restore it") from error
+        lines.append(line)
     return lines
