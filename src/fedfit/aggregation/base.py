@@ -12,6 +12,9 @@ from fedfit.errors import UpdateRefused
 from fedfit.records import Factors, Update
 
 
+_MOST_SAMPLES = 2.0**53  # beyond it a weighted sum in float64 could overflow, and no device has as many
+
+
 class Rule(Protocol):
     """State in, state out; no state of its own. One update is in memory at a time."""
 
@@ -42,7 +45,7 @@ def with_tensors(like: Update, tensors: Mapping[str, torch.Tensor]) -> Update:
 
 
 def check_finite(update: Update) -> None:
-    """Holds every tensor of ``update``, and its weight, to finite numbers.
+    """Holds every tensor of ``update``, its weight and its metrics, to finite numbers.
 
     Raises:
         UpdateRefused: naming the first tensor that is not.
@@ -50,5 +53,8 @@ def check_finite(update: Update) -> None:
     for name, tensor in named_tensors(update).items():
         if not bool(torch.isfinite(tensor).all()):
             raise UpdateRefused(f"{name} is not finite; a lower training.learning_rate may help")
-    if not (math.isfinite(update.weight) and update.weight > 0):
+    if not 0 < update.weight <= _MOST_SAMPLES:
         raise UpdateRefused(f"the weight {update.weight} is not a positive number of samples")
+    for name, value in update.metrics.items():
+        if not math.isfinite(value):
+            raise UpdateRefused(f"the metric {name} is {value}")

@@ -35,6 +35,7 @@ class FedAvg:
             total += update.weight
             for name, tensor in named_tensors(update).items():
                 sums[name].add_(tensor.double(), alpha=update.weight)
+            del update, tensor  # before the next is made: one update in memory
         if total == 0.0:
             return state
         return with_tensors(state, {name: accumulated.div_(total).float() for name, accumulated in sums.items()})

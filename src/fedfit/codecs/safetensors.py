@@ -37,15 +37,26 @@ class SafetensorsCodec:
         try:
             tensors = load(packet.payload)
             facts = json.loads(_metadata(packet.payload)["fedfit"])
-            scales = facts["scales"]
+            scales = _numbers(facts["scales"])
             factors = {name: Factors(tensors.pop(name + _A), tensors.pop(name + _B), scales[name]) for name in scales}
             head = {name.removeprefix(_HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(_HEAD)}
-            weight, metrics = float(facts["weight"]), facts["metrics"]
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            weight, metrics = float(facts["weight"]), _numbers(facts["metrics"])
+        except (SafetensorError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise UpdateRefused(f"the packet is not a whole update: {error}") from error
         if tensors:
             raise UpdateRefused(f"the packet has unknown tensors: {sorted(tensors)}")
         return Update(factors, head, weight, metrics)
+
+
+def _numbers(found: object) -> dict[str, float]:
+    """A JSON object whose values are numbers.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if not isinstance(found, dict) or not all(type(value) in (int, float) for value in found.values()):
+        raise TypeError(f"{found!r} is not a table of numbers")
+    return found
 
 
 def _metadata(payload: bytes) -> dict[str, str]:

@@ -136,19 +136,23 @@ def _section(kind: Any, given: Any, name: str, faults: list[Fault]) -> Any:
 
 def _unknown(name: str, prefix: str, known: Iterable[str]) -> str:
     """The remedy: the same name in another section, else the nearest here, else the nearest anywhere."""
-    everywhere = _all_keys()
-    meant = [key for key in everywhere if key.rpartition(".")[2] == name]
-    meant = meant or [prefix + near for near in difflib.get_close_matches(name, list(known), n=1)]
-    meant = meant or difflib.get_close_matches(prefix + name, everywhere, n=1)
+    places = _places()
+    here = difflib.get_close_matches(name, list(known), n=1)
+    anywhere = difflib.get_close_matches(name, list(places), n=1)
+    meant = places.get(name) or [prefix + near for near in here] or [key for near in anywhere for key in places[near]]
     if meant:
         return f"unknown key; did you mean {' or '.join(meant)}?"
     return f"unknown key; known here: {', '.join(known)}"
 
 
-def _all_keys() -> list[str]:
+def _places() -> dict[str, list[str]]:
+    """Every key by its bare name; some are in several sections."""
     hints = get_type_hints(Recipe)
-    inner = [f"{section}.{item.name}" for section in SECTIONS for item in fields(hints[section])]
-    return [name for name in hints if name not in SECTIONS] + inner
+    places = {name: [name] for name in hints if name not in SECTIONS}
+    for section in SECTIONS:
+        for item in fields(hints[section]):
+            places.setdefault(item.name, []).append(f"{section}.{item.name}")
+    return places
 
 
 def _value(given: Any, hint: Any, item: Field[Any], name: str, faults: list[Fault]) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fedfit.errors import RunFolderError
 from fedfit.experiment.build import Experiment, build, environment, resolve_paths
@@ -13,7 +12,7 @@ from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.validate import validate
 from fedfit.models.adapters import save_adapter
 from fedfit.models.load import locate
-from fedfit.records import RoundResult
+from fedfit.records import RoundRecord, RoundResult
 from fedfit.settings import Recipe
 from fedfit.simulation.run import run
 from fedfit.tracking.run_folder import RunFolder
@@ -23,13 +22,13 @@ from fedfit.tracking.tensorboard import TensorBoard
 class Session:
     """An experiment and its folder. Iterate ``results()`` to run it; each result is on disk when it is yielded.
 
-    ``last`` is the last round that counts; ``rows`` are the lines of ``rounds.jsonl`` up to it when it began.
+    ``last`` is the last round that counts; ``earlier`` are the rounds before this process took over.
     """
 
     def __init__(
-        self, folder: RunFolder, experiment: Experiment, last: RoundResult | None, rows: Sequence[dict[str, Any]]
+        self, folder: RunFolder, experiment: Experiment, last: RoundResult | None, earlier: Sequence[RoundRecord]
     ) -> None:
-        self.folder, self.experiment, self.last, self.rows = folder, experiment, last, rows
+        self.folder, self.experiment, self.last, self.earlier = folder, experiment, last, earlier
         self.recipe = experiment.simulation.recipe
 
     @classmethod
@@ -74,12 +73,12 @@ class Session:
 
     def results(self) -> Iterator[RoundResult]:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
-        board = TensorBoard(self.folder.path, self.rows)
-        stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, _failed(self.rows))
+        board = TensorBoard(self.folder.path, self.earlier)
+        stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, _failed(self.earlier))
         try:
             for result in stream:
                 self.folder.write(result)
-                board.write(result.record.to_json())
+                board.write(result.record)
                 self.last = result
                 yield result
                 if self._enough(result):
@@ -102,7 +101,7 @@ class Session:
         return result.record.round >= self.recipe.federation.rounds or 0 < target <= result.record.test_accuracy
 
 
-def _failed(rows: Sequence[dict[str, Any]]) -> int:
+def _failed(rounds: Sequence[RoundRecord]) -> int:
     """Rounds at the end, in a row, without one usable update."""
-    used = [row["round"] for row in rows if row["refused"] < row["devices"]]
-    return len(rows) - 1 - max(used, default=0) if rows else 0
+    used = [record.round for record in rounds if record.refused < record.devices]
+    return rounds[-1].round - max(used, default=0) if rounds else 0

@@ -125,7 +125,7 @@ def _federation(recipe: Recipe) -> Iterator[Fault]:
     if training.momentum and training.optimizer != "sgd":
         yield Fault("training.momentum", training.momentum, f"{training.optimizer} has none; set optimizer to sgd, or it to 0")
     train_samples = recipe.data.train_samples
-    if train_samples is not None and train_samples < federation.devices:
+    if train_samples is not None and 0 < train_samples < federation.devices:
         yield Fault(
             "federation.devices",
             federation.devices,

@@ -17,6 +17,7 @@ from torch import nn
 
 from fedfit.errors import UpdateRefused
 from fedfit.models.families import Family
+from fedfit.models.fused_lora import FusedLora
 from fedfit.records import Factors, Update
 from fedfit.settings import AdapterSettings
 
@@ -39,6 +40,7 @@ def inject(model: nn.Module, family: Family, settings: AdapterSettings, layers: 
         layers_pattern="layer",
         modules_to_save=list(family.head_modules),
     )
+    config._register_custom_module({nn.Linear: FusedLora})
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
@@ -96,7 +98,7 @@ class AdapterState:
         """Copies ``update`` into the model.
 
         Raises:
-            UpdateRefused: when a tensor is missing, unknown, of another shape, or a scale differs.
+            UpdateRefused: when a tensor is missing, unknown, of another shape or type, or a scale differs.
         """
         check_same_form(update, self._view())
         for name, (a, b, _) in self.factors.items():
@@ -125,10 +127,10 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check_same_form(update: Update, reference: Update) -> None:
-    """Holds ``update`` to the names, shapes and scales of ``reference``; strict on both sides.
+    """Holds ``update`` to the names, shapes, types and scales of ``reference``; strict on both sides.
 
     Raises:
-        UpdateRefused: naming the first tensor that is missing, unknown or of another form.
+        UpdateRefused: naming the first tensor that is missing, unknown or of another shape or type.
     """
     for group, there, wanted in (
         ("adapter", set(update.factors), set(reference.factors)),
@@ -139,14 +141,18 @@ def check_same_form(update: Update, reference: Update) -> None:
             raise UpdateRefused(f"{group}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     for name, factors in update.factors.items():
         known = reference.factors[name]
-        if factors.a.shape != known.a.shape or factors.b.shape != known.b.shape or factors.scale != known.scale:
+        if (_form(factors.a), _form(factors.b), factors.scale) != (_form(known.a), _form(known.b), known.scale):
             raise UpdateRefused(
-                f"{name}: got A {tuple(factors.a.shape)}, B {tuple(factors.b.shape)}, scale {factors.scale}; "
-                f"wanted A {tuple(known.a.shape)}, B {tuple(known.b.shape)}, scale {known.scale}"
+                f"{name}: got A {_form(factors.a)}, B {_form(factors.b)}, scale {factors.scale}; "
+                f"wanted A {_form(known.a)}, B {_form(known.b)}, scale {known.scale}"
             )
     for name, tensor in update.head.items():
-        if tensor.shape != reference.head[name].shape:
-            raise UpdateRefused(f"{name}: got {tuple(tensor.shape)}, wanted {tuple(reference.head[name].shape)}")
+        if _form(tensor) != _form(reference.head[name]):
+            raise UpdateRefused(f"{name}: got {_form(tensor)}, wanted {_form(reference.head[name])}")
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def save_adapter(model: PeftModel, folder: Path, base_model: str) -> None:

@@ -73,6 +73,6 @@ def _drops_input(module: nn.Module) -> bool:
 
 
 def _attend_plainly(first: Tensor, keys: Tensor, values: Tensor, size: int, mask: Tensor | None, drop: float) -> Tensor:
-    row, keys, values = (x.unflatten(-1, (-1, size)).transpose(1, 2) for x in (first, keys, values))
+    row, keys, values = (x.view(*x.shape[:2], -1, size).transpose(1, 2) for x in (first, keys, values))
     context = functional.scaled_dot_product_attention(row, keys, values, attn_mask=mask, dropout_p=drop)
     return context.transpose(1, 2).flatten(2)

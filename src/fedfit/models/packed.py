@@ -29,14 +29,20 @@ class PackedLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         weight = linear.weight.detach()
-        self._forward_weight = _pack(weight)
-        self._backward_weight = _pack(weight.t().contiguous())
+        self.forward_weight = _pack(weight)
+        self.backward_weight = _pack(weight.t().contiguous())
+
+    def packs(self, input: Tensor) -> bool:
+        """Whether ``input`` is of the type that the packed weight is for."""
+        return input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
     def forward(self, input: Tensor) -> Tensor:
         """``input @ weight.T + bias``, ``(…, in)`` → ``(…, out)``."""
-        if input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        if not self.packs(input):
             return functional.linear(input, self.weight, self.bias)
-        result: Tensor = _PackedProduct.apply(input, self._forward_weight, self._backward_weight, self.bias)
+        result: Tensor = _PackedProduct.apply(  # type: ignore[no-untyped-call]
+            input, self.forward_weight, self.backward_weight, self.bias
+        )
         return result
 
 
@@ -44,11 +50,11 @@ class _PackedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, transposed: Tensor, bias: Tensor | None) -> Tensor:
         ctx.transposed = transposed
-        return _product(rows, weight, bias)
+        return packed_product(rows, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
-        return _product(gradients[0], ctx.transposed, None), None, None, None
+        return packed_product(gradients[0], ctx.transposed, None), None, None, None
 
 
 def _pack(weight: Tensor) -> Tensor:
@@ -56,7 +62,8 @@ def _pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def packed_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``rows @ weight.T + bias`` for a packed ``weight``."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), weight, bias, "none", [], "")
     return product
 
@@ -64,8 +71,8 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def can_pack(device: torch.device) -> bool:
     """Whether the operators are there."""
     operators = ("_reorder_linear_weight", "_linear_pointwise")
-    there = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)
-    return device.type == "cpu" and there
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and device.type == "cpu" and all(hasattr(torch.ops.mkldnn, name) for name in operators)
 
 
 def pack_frozen(module: nn.Module) -> None:

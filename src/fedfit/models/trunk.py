@@ -13,12 +13,14 @@ import torch
 import xxhash
 from torch import Tensor
 
+from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk_cache import TrunkCache
 from fedfit.settings import TrunkCacheSettings
 from fedfit.units import BYTES_PER_GIGABYTE
 
 _CHUNK_TOKENS = 4096  # tokens a trunk call: enough for full speed, small beside the model
+_LEAST_TOKENS = 64  # below about 15 rows the matrix library takes other kernels, which round otherwise
 
 
 class TokenSamples(Protocol):
@@ -42,28 +44,31 @@ class TokenSamples(Protocol):
 class Trunk:
     """Hidden states at the cut by sample, each computed once while there is room to keep it."""
 
-    def __init__(self, model: SplitModel, cache: TrunkCache | None, dtype: str) -> None:
+    def __init__(self, model: SplitModel, cache: TrunkCache | None, dtype: str, precision: str = "fp32") -> None:
         self._model = model
         self._cache = cache
         self._dtype = np.dtype(dtype)
+        self._precision = precision
 
     def prepare(self, samples: TokenSamples, indices: Iterable[int]) -> None:
         """Fills the cache for ``indices``, in large batches of equal length."""
-        if self._cache is None:
+        if self._cache is None or not self._cache.writable:
             return
         wanted = [index for index in indices if samples.hashes[index] not in self._cache]
         for index, states in self._compute(samples, wanted):
             self._cache.put(samples.hashes[index], states)
+            if not self._cache.writable:
+                return
 
     def batch(self, samples: TokenSamples, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Hidden states ``(batch, longest, hidden)``, zero after the end of each sample, and lengths ``(batch,)``."""
         lengths = samples.lengths[indices]
         padded = np.zeros((len(indices), int(lengths.max()), self._model.hidden_size), dtype=np.float32)
-        missing = {}
+        missing: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             states = self._cache.get(samples.hashes[index]) if self._cache is not None else None
             if states is None:
-                missing[int(index)] = row
+                missing.setdefault(int(index), []).append(row)
             else:
                 padded[row, : len(states)] = states
         for index, states in self._compute(samples, list(missing)):
@@ -72,16 +77,24 @@ class Trunk:
         return torch.from_numpy(padded).to(device, non_blocking=True), torch.from_numpy(lengths).to(device)
 
     def _compute(self, samples: TokenSamples, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """States of ``indices`` in the stored type, computed in unpadded batches of one length."""
-        for chunk in equal_length_chunks(samples.lengths, indices, _CHUNK_TOKENS):
-            ids = torch.from_numpy(np.stack([samples.ids_of(index) for index in chunk])).long()
-            segments = [samples.types_of(index) for index in chunk]
+        """States of ``indices`` in the stored type, computed in unpadded batches of one length.
+
+        A small batch is filled up with copies, so that a sample's states are the same to the bit whatever else is computed
+        with it: a run without a cache, or one killed while filling it, then equals any other.
+        """
+        lengths = samples.lengths
+        for chunk in equal_length_chunks(lengths, indices, _CHUNK_TOKENS):
+            rows_needed = -(-_LEAST_TOKENS // int(lengths[chunk[0]]))
+            filled = chunk * -(-rows_needed // len(chunk))
+            ids = torch.from_numpy(np.stack([samples.ids_of(index) for index in filled])).long()
+            segments = [samples.types_of(index) for index in filled]
             types = None if segments[0] is None else torch.from_numpy(np.stack(segments)).long()  # type: ignore[arg-type]
             device = self._model.device
-            states = self._model.trunk(ids.to(device), None if types is None else types.to(device))
+            with autocast(device, self._precision):
+                states = self._model.trunk(ids.to(device), None if types is None else types.to(device))
             # Rounded to the stored type here as well, so that a run that fills the cache equals one that reads it.
             rows = states.float().cpu().numpy().astype(self._dtype)
-            yield from zip(chunk, rows, strict=True)
+            yield from zip(chunk, rows[: len(chunk)], strict=True)
 
 
 def equal_length_chunks(lengths: np.ndarray, indices: list[int], tokens: int) -> Iterator[list[int]]:
@@ -96,17 +109,17 @@ def equal_length_chunks(lengths: np.ndarray, indices: list[int], tokens: int) ->
             yield group[start : start + rows]
 
 
-def open_trunk(model: SplitModel, settings: TrunkCacheSettings, folder: Path) -> Trunk:
+def open_trunk(model: SplitModel, settings: TrunkCacheSettings, folder: Path, precision: str = "fp32") -> Trunk:
     """The trunk of ``model`` with its cache under ``folder``; none when disabled, or when nothing lies below the cut."""
     dtype = settings.dtype if settings.enabled and model.cut else "float32"
     if not settings.enabled or model.cut == 0:
-        return Trunk(model, None, dtype)
+        return Trunk(model, None, dtype, precision)
     max_bytes = int(settings.max_gigabytes * BYTES_PER_GIGABYTE)
-    cache = TrunkCache(folder, trunk_key(model, dtype), model.hidden_size, dtype, max_bytes)
-    return Trunk(model, cache, dtype)
+    cache = TrunkCache(folder, trunk_key(model, dtype, precision), model.hidden_size, dtype, max_bytes)
+    return Trunk(model, cache, dtype, precision)
 
 
-def trunk_key(model: SplitModel, dtype: str) -> str:
+def trunk_key(model: SplitModel, dtype: str, precision: str = "fp32") -> str:
     """32 hex digits over all that the states depend on beside the sample: the weights themselves, not the model's name."""
     weights = xxhash.xxh3_128()
     for name, tensor in model.trunk_state():
@@ -116,5 +129,5 @@ def trunk_key(model: SplitModel, dtype: str) -> str:
     shape = {name: config[name] for name in sorted(config) if isinstance(config[name], (int, float, str, bool))}
     for unrelated in ("num_labels", "_name_or_path", "transformers_version", "dtype", "problem_type"):
         shape.pop(unrelated, None)
-    parts = [weights.hexdigest(), shape, model.cut, dtype, model.device.type, torch.__version__]
+    parts = [weights.hexdigest(), shape, model.cut, dtype, precision, model.device.type, torch.__version__]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -14,6 +14,8 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import shutil
+import stat
 import struct
 import uuid
 import zlib
@@ -82,6 +84,7 @@ class TrunkCache:
         self._writer: _Writer | None = None
         self._closed_for_writing = False
         self._size_bytes = 0
+        self._bytes_since_count = 0  # what other processes add shows only when the folder is counted anew
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             os.utime(self._folder)
@@ -96,12 +99,17 @@ class TrunkCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def writable(self) -> bool:
+        """Whether ``put`` still keeps anything: not after disk or bound was found full."""
+        return not self._closed_for_writing
+
     def get(self, sample: bytes) -> np.ndarray | None:
         """The stored states ``(tokens, hidden)``, read-only and in the stored type, or ``None``."""
         entry = self._verify(sample)
-        if entry is None:
+        payload = self._read(entry) if entry is not None else None
+        if entry is None or payload is None:
             return None
-        payload = entry.segment.read(entry.offset, self._payload_bytes(entry.tokens))
         return np.frombuffer(payload, dtype=self._dtype).reshape(entry.tokens, self._hidden)
 
     def put(self, sample: bytes, states: np.ndarray) -> None:
@@ -109,11 +117,11 @@ class TrunkCache:
         if self._closed_for_writing or sample in self._entries:
             return
         payload = np.ascontiguousarray(states, dtype=self._dtype).tobytes()
-        needed = len(payload) + _RECORD_BYTES
-        if self._size_bytes + needed > self._max_bytes and not self._evict(needed):
-            self._stop_writing(f"is full ({format_bytes(self._max_bytes)}; raise trunk_cache.max_gigabytes)")
-            return
+        needed = len(payload) + _RECORD_BYTES + (0 if self._writer is not None else 2 * len(self._header))
         try:
+            if not self._make_room(needed):
+                self._stop_writing(f"is full ({format_bytes(self._max_bytes)}; raise trunk_cache.max_gigabytes)")
+                return
             writer = self._writer or self._open_writer()
             entry = writer.append(sample, payload, len(states))
         except OSError as error:
@@ -121,6 +129,7 @@ class TrunkCache:
             return
         self._entries[sample] = entry
         self._size_bytes += needed
+        self._bytes_since_count += needed
 
     def close(self) -> None:
         """Closes this process's segment; the cache can still be read."""
@@ -136,17 +145,34 @@ class TrunkCache:
         entry = self._entries.get(sample)
         if entry is None or entry.verified:
             return entry
-        payload = entry.segment.read(entry.offset, self._payload_bytes(entry.tokens))
+        payload = self._read(entry)
+        if payload is None:
+            return None
         if xxhash.xxh3_64_intdigest(payload) != entry.checksum:
             self._drop(entry.segment, "holds damaged states")
             return None
         entry.verified = True
         return entry
 
+    def _read(self, entry: _Entry) -> memoryview | None:
+        """The payload; ``None`` when another run has deleted the segment, or something has cut it short."""
+        size_bytes = self._payload_bytes(entry.tokens)
+        try:
+            payload = entry.segment.read(entry.offset, size_bytes)
+        except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+            payload = memoryview(b"")
+        if len(payload) == size_bytes:
+            return payload
+        self._drop(entry.segment, "has been deleted or cut short")
+        return None
+
     def _load_segments(self) -> None:
         for data in sorted(self._folder.glob("*.data")):
             segment = _Segment(data)
-            entries = self._read_index(segment)
+            try:
+                entries = self._read_index(segment)
+            except FileNotFoundError:  # another run has just deleted it
+                continue
             if entries is not None:
                 self._entries.update(entries)
         for index in self._folder.glob("*.index"):
@@ -185,6 +211,7 @@ class TrunkCache:
         segment.delete()
 
     def _open_writer(self) -> _Writer:
+        self._folder.mkdir(parents=True, exist_ok=True)  # another run may have made room by deleting it
         self._writer = _Writer(self._folder / f"{uuid.uuid4().hex}.data", self._header)
         return self._writer
 
@@ -195,19 +222,23 @@ class TrunkCache:
             self._writer = None
         self._closed_for_writing = True
 
-    def _evict(self, needed: int) -> bool:
+    def _make_room(self, needed: int) -> bool:
         """Deletes the keys used longest ago, never this one, until ``needed`` bytes fit; false if they cannot."""
+        if self._size_bytes + needed <= self._max_bytes and self._bytes_since_count <= self._max_bytes // 100:
+            return True
+        self._count()
         others = [folder for folder in self._root.iterdir() if folder.is_dir() and folder.name != self._key]
-        self._size_bytes = _tree_bytes(self._root)
-        for folder in sorted(others, key=lambda path: path.stat().st_mtime):
+        for folder in sorted(others, key=_last_use):
             if self._size_bytes + needed <= self._max_bytes:
                 break
-            self._size_bytes -= _tree_bytes(folder)
             log.info("trunk cache: %s is deleted to make room", folder.name)
-            for path in folder.iterdir():
-                path.unlink(missing_ok=True)
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)  # another run may be writing there, or deleting it as well
+            self._count()
         return self._size_bytes + needed <= self._max_bytes
+
+    def _count(self) -> None:
+        self._size_bytes = _tree_bytes(self._root)
+        self._bytes_since_count = 0
 
 
 class _Writer:
@@ -216,9 +247,11 @@ class _Writer:
     def __init__(self, data: Path, header: bytes) -> None:
         self.segment = _Segment(data)
         self._data: BinaryIO = data.open("xb", buffering=0)
-        self._index: BinaryIO = data.with_suffix(".index").open("xb", buffering=0)
+        opening = data.with_suffix(".opening")
+        self._index: BinaryIO = opening.open("xb", buffering=0)
         _write_all(self._data, header)
         _write_all(self._index, header)
+        opening.rename(data.with_suffix(".index"))  # whole at once: another run may be reading the folder
         self._offset = len(header)
 
     def append(self, sample: bytes, payload: bytes, tokens: int) -> _Entry:
@@ -247,7 +280,15 @@ def _tree_bytes(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size
+            facts = path.stat()
         except FileNotFoundError:  # another run has just deleted it
             continue
+        total += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
     return total
+
+
+def _last_use(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -12,13 +12,12 @@ from torch.nn import functional
 from fedfit.data.batches import training_batches
 from fedfit.data.tokenize import Samples
 from fedfit.errors import UpdateRefused
+from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 from fedfit.randomness import derive_seed
 from fedfit.records import Update
 from fedfit.settings import TrainingSettings
-
-_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Client:
@@ -91,11 +90,6 @@ class Client:
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast of ``training.precision``; none for fp32."""
-    return torch.autocast(device.type, dtype=_AUTOCAST[precision], enabled=precision != "fp32")
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from fedfit.data.batches import length_sorted_batches
 from fedfit.data.tokenize import Samples
+from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 from fedfit.records import Score
-from fedfit.rounds.client import autocast
 
 _BATCH_SIZE = 128
 

@@ -53,8 +53,10 @@ class Exchange:
                     refused=refusal,
                 )
             )
+            del reply  # the packet, and below the update, before the next is made
             if update is not None:
                 yield update
+            del update
 
     def _orders(self, state: object, devices: Sequence[int]) -> Iterator[Order]:
         for device in devices:
@@ -65,7 +67,7 @@ class Exchange:
 
     def _read(self, reply: Reply, sent: Update) -> tuple[Update | None, str | None]:
         if reply.packet is None:
-            return None, reply.refusal
+            return None, reply.refusal or "the device sent nothing"
         try:
             update = self._codec.decode(reply.packet)
             check_same_form(update, sent)

@@ -22,14 +22,16 @@ class InProcessLink:
 
     def exchange(self, orders: Iterable[Order]) -> Iterator[Reply]:
         """Trains each order's device when its reply is asked for."""
-        for order in orders:
-            started = time.perf_counter()
-            packet, refusal = None, None
-            try:
-                received = self._codec.decode(order.packet)
-                indices = self._parts[order.device]
-                update = self._client.train(received, self._samples, indices, order.round, order.device)
-                packet = self._codec.encode(update)
-            except UpdateRefused as error:
-                refusal = str(error)
-            yield Reply(order.round, order.device, packet, refusal, time.perf_counter() - started)
+        return map(self._reply, orders)
+
+    def _reply(self, order: Order) -> Reply:
+        started = time.perf_counter()
+        packet, refusal = None, None
+        try:
+            received = self._codec.decode(order.packet)
+            indices = self._parts[order.device]
+            update = self._client.train(received, self._samples, indices, order.round, order.device)
+            packet = self._codec.encode(update)
+        except UpdateRefused as error:
+            refusal = str(error)
+        return Reply(order.round, order.device, packet, refusal, time.perf_counter() - started)

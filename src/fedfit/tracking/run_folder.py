@@ -13,19 +13,21 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from fedfit.errors import RunFolderError
-from fedfit.records import RoundResult
+from fedfit.records import DeviceRecord, RoundRecord, RoundResult
 from fedfit.tracking.atomic import write_atomic
 from fedfit.tracking.checkpoint import Checkpoints
 from fedfit.tracking.writing import writing
 
 _OURS = ("recipe.toml", "environment.json", "partition.json", "rounds.jsonl", "devices.jsonl", "report.html")
-_LOCK = ".lock"
 _OUR_FOLDERS = ("tensorboard", "checkpoints", "adapter", "figures")
+_LOCK = ".lock"
+
+_Record = TypeVar("_Record", RoundRecord, DeviceRecord)
 
 
 class RunFolder:
@@ -61,14 +63,14 @@ class RunFolder:
         Raises:
             RunFolderError: when something is in the way, or nothing can be written there.
         """
-        there = [item.name for item in path.iterdir()] if path.is_dir() else []
-        if (there or path.is_file()) and not force:
+        there = {item.name for item in path.iterdir()} if path.is_dir() else set()
+        if there and not there & {_LOCK, "recipe.toml"}:
+            # Also with --force: figures/ or adapter/ in a folder that no run has made are somebody's own.
+            raise RunFolderError(f"{path} holds files that are not of a run; give another --out")
+        if there and not force:
             raise RunFolderError(
                 f"{path} exists already; give another --out, go on with `fedfit resume {path}`, or replace it with --force"
             )
-        if there and not {_LOCK, "recipe.toml"} & set(there):
-            # figures/ or adapter/ in a folder that no run has made are somebody's own
-            raise RunFolderError(f"{path} is not the folder of a run, so --force replaces nothing there; give another --out")
         parent = next(place for place in (path, *path.resolve().parents) if place.exists())
         if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
             raise RunFolderError(f"{path} cannot be written: {parent} is not a writable folder; choose another --out")
@@ -112,17 +114,24 @@ class RunFolder:
     def write(self, result: RoundResult) -> None:
         """Records a round: its lines first, then the checkpoint that makes them count."""
         with writing(self.path):
-            _append(self.path / "devices.jsonl", [record.to_json() for record in result.devices])
-            _append(self.path / "rounds.jsonl", [result.record.to_json()])
+            _append(self.path / "devices.jsonl", result.devices)
+            _append(self.path / "rounds.jsonl", [result.record])
             self.checkpoints.save(result)
 
-    def rewind(self, last_round: int) -> list[dict[str, Any]]:
-        """Drops lines of rounds after ``last_round``, whole or torn; returns the lines of ``rounds.jsonl`` that stay."""
-        kept = []
+    def rewind(self, last_round: int) -> list[RoundRecord]:
+        """Drops lines of rounds after ``last_round``, whole or torn; returns the lines of ``rounds.jsonl`` that stay.
+
+        Raises:
+            RunFolderError: for a line that is whole and yet none of ours.
+        """
         with writing(self.path):
-            for name in ("devices.jsonl", "rounds.jsonl"):
-                kept = [line for line in _whole_lines(self.path / name) if line["round"] <= last_round]
-                write_atomic(self.path / name, b"".join(_line(line) for line in kept))
+            self._rewind("devices.jsonl", DeviceRecord, last_round)
+            return self._rewind("rounds.jsonl", RoundRecord, last_round)
+
+    def _rewind(self, name: str, kind: type[_Record], last_round: int) -> list[_Record]:
+        path = self.path / name
+        kept = [line for line in _whole_lines(path, kind) if line.round <= last_round]
+        write_atomic(path, b"".join(_line(line) for line in kept))
         return kept
 
     def save_adapter(self, save: Callable[[Path], None], labels: tuple[str, ...]) -> Path:
@@ -169,28 +178,27 @@ def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def _line(value: Mapping[str, Any]) -> bytes:
+def _line(record: RoundRecord | DeviceRecord) -> bytes:
     """JSON has no NaN and no infinity: what is not finite was not measured."""
-    finite = {name: None if isinstance(item, float) and not math.isfinite(item) else item for name, item in value.items()}
+    values = record.to_json().items()
+    finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values}
     return json.dumps(finite, allow_nan=False).encode() + b"\n"
 
 
-def _append(path: Path, values: list[dict[str, Any]]) -> None:
+def _append(path: Path, records: Sequence[RoundRecord | DeviceRecord]) -> None:
     with path.open("ab") as file:
-        file.write(b"".join(_line(value) for value in values))
+        file.write(b"".join(_line(record) for record in records))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
+def _whole_lines(path: Path, kind: type[_Record]) -> list[_Record]:
     if not path.exists():
         return []
     lines = []
     for raw in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was never finished
         try:
-            line = json.loads(raw)
-            line["round"] + 0
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{path} is damaged: {raw[:80]!r} is not the line of a round; restore it") from error
-        lines.append(line)
+            lines.append(kind(**json.loads(raw)))
+        except (ValueError, TypeError) as error:
+            raise RunFolderError(f"{path} is damaged: {raw[:80]!r} is not a line of it; restore it") from error
     return lines

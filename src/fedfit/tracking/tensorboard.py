@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from fedfit.records import RoundRecord
 from fedfit.tracking.writing import writing
 
 _SCALARS = ("test_accuracy", "test_macro_f1", "test_loss", "train_loss", "uplink_bytes", "downlink_bytes", "seconds")
@@ -17,26 +18,27 @@ _SCALARS = ("test_accuracy", "test_macro_f1", "test_loss", "train_loss", "uplink
 class TensorBoard:
     """Scalars by round in ``run/tensorboard``.
 
-    Made anew from ``rows``, the lines of ``rounds.jsonl`` so far: a process killed between a round's checkpoint and its
+    Made anew from ``records``, the lines of ``rounds.jsonl`` so far: a process killed between a round's checkpoint and its
     events, or before the checkpoint and after the events, would leave a round out or in twice.
     """
 
-    def __init__(self, run: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, run: Path, records: Iterable[RoundRecord]) -> None:
         self._run = run
         folder = run / "tensorboard"
         with writing(run):
             if folder.exists():
                 shutil.rmtree(folder)
             self._writer = SummaryWriter(str(folder))
-        for row in rows:
-            self.write(row)
+        for record in records:
+            self.write(record)
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """One round's scalars, by their name in ``rounds.jsonl``; what was not measured is left out."""
+    def write(self, record: RoundRecord) -> None:
+        """One round's scalars; what was not measured or is not finite is left out."""
+        values = record.to_json()
         with writing(self._run):
             for name in _SCALARS:
-                if row[name] is not None:
-                    self._writer.add_scalar(name, row[name], row["round"])
+                if values[name] is not None and math.isfinite(values[name]):
+                    self._writer.add_scalar(name, values[name], record.round)
             self._writer.flush()
 
     def close(self) -> None:
