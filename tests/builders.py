@@ -1,0 +1,181 @@
+"""Small things that many tests build: random models, samples, updates and whole federations."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from transformers import AutoModel, BertConfig, DistilBertConfig, PreTrainedTokenizerFast, RobertaConfig
+
+from fedfit.aggregation.fedavg import FedAvg
+from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.data.tokenize import Samples
+from fedfit.models.split import SplitModel, build_split_model
+from fedfit.models.trunk import Trunk, open_trunk
+from fedfit.records import Factors, Update
+from fedfit.settings import AdapterSettings, ModelSettings, Recipe, TrainingSettings, TrunkCacheSettings
+from fedfit.simulation.run import Simulation
+
+VOCABULARY = 200
+HIDDEN = 32
+LAYERS = 4
+CLASSES = 3
+
+# Weights of standard deviation 0.2, ten times the usual: with 0.02 a random attention is uniform, and the gradients of
+# query and key are nothing but rounding.
+_SHARED: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "pad_token_id": 0}
+# Heads of 16: the trunk gives the same bits in any batch only where a head's row fills whole cache lines, as real ones do.
+_SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 48}
+_CONFIGS: dict[str, Any] = {
+    "bert": lambda: BertConfig(**_SHARED, **_SIZES, max_position_embeddings=80),
+    "roberta": lambda: RobertaConfig(
+        **_SHARED, **_SIZES, max_position_embeddings=84, type_vocab_size=1, bos_token_id=2, eos_token_id=3
+    ),
+    "distilbert": lambda: DistilBertConfig(
+        **_SHARED, dim=HIDDEN, n_layers=LAYERS, n_heads=2, hidden_dim=48, max_position_embeddings=80
+    ),
+}
+
+
+def save_tiny_model(family: str, folder: Path) -> Path:
+    """A random encoder of ``family`` and a tokenizer, as the Auto classes of transformers load them; a head is not saved.
+
+    A new family needs an entry in ``_CONFIGS``; every test over ``FAMILIES`` then runs on it.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = AutoModel.from_config(_CONFIGS[family]())
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # zero when fresh, which would hide a bias that is left out
+                torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    tiny_tokenizer(types=family == "bert").save_pretrained(folder)
+    return folder
+
+
+def tiny_tokenizer(types: bool) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer whose words are letters and letter pairs, with ``[CLS]`` and ``[SEP]`` round each text."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    words += [first + second for first in "aeiou" for second in letters]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    assert len(vocabulary) <= VOCABULARY
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = ["input_ids", "token_type_ids", "attention_mask"] if types else ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=names,
+    )
+
+
+def random_samples(count: int, seed: int = 0, shortest: int = 3, longest: int = 12, types: bool = False) -> Samples:
+    """``count`` random samples of mixed lengths; the class is that of the most frequent third of the vocabulary."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(shortest, longest + 1, count)
+    labels = rng.integers(0, CLASSES, count).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    third = (VOCABULARY - 5) // CLASSES
+    base = np.repeat(5 + labels * third, lengths)
+    own = base + rng.integers(0, third, offsets[-1])
+    noise = rng.integers(5, VOCABULARY, offsets[-1])
+    ids = np.where(rng.random(offsets[-1]) < 0.7, own, noise).astype(np.int32)
+    type_ids = rng.integers(0, 2, offsets[-1]).astype(np.int8) if types else None
+    hashes = [xxhash.xxh3_128(ids[a:b].tobytes()).digest() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return Samples(ids, type_ids, offsets, labels, hashes)
+
+
+def tiny_split(folder: Path | str, seed: int = 0, labels: int = CLASSES, **adapter: Any) -> SplitModel:
+    """A split model whose LoRA B is not zero, so that a wrong scale, a lost factor or a wrong gradient shows."""
+    settings = AdapterSettings(**{"rank": 3, "alpha": 7.0, "layers": "last:2", **adapter})
+    split = build_split_model(str(folder), labels, settings, seed)
+    randomise(split, seed)
+    return split
+
+
+@torch.no_grad()
+def randomise(split: SplitModel, seed: int) -> None:
+    """Every LoRA B is drawn anew, as large as to matter."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    for _, b, _ in split.adapter.factors.values():
+        b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
+
+
+def padded_batch(samples: Samples, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and attention mask as Hugging Face takes them, padded at the end with 0, and the lengths."""
+    lengths = torch.tensor([int(samples.lengths[row]) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : lengths[number]] = torch.from_numpy(samples.ids_of(row)).long()
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return ids, mask, lengths
+
+
+def random_update(seed: int = 0, weight: float = 1.0, rank: int = 2, scale: float = 2.0) -> Update:
+    """Two adapted modules and a head, all random."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    factors = {f"layer.{n}.query": Factors(draw(rank, 6), draw(5, rank), scale) for n in range(2)}
+    head = {"classifier.weight": draw(3, 6), "classifier.bias": draw(3)}
+    return Update(factors, head, weight, {"steps": 4, "train_loss": 0.1 + seed})
+
+
+def tiny_recipe(folder: Path, **sections: Any) -> Recipe:
+    """A small federation on ``folder``; ``training={…}`` and the like change single keys of a section."""
+    recipe = Recipe(
+        name="tiny",
+        model=ModelSettings(str(folder)),
+        adapter=AdapterSettings(rank=2, alpha=4.0, layers="last:2"),
+        training=TrainingSettings(batch_size=8, learning_rate=1e-2),
+    )
+    for section, keys in sections.items():
+        value = replace(getattr(recipe, section), **keys) if isinstance(keys, dict) else keys
+        recipe = replace(recipe, **{section: value})
+    return recipe
+
+
+def tiny_trunk(split: SplitModel, cache: Path | None, **settings: Any) -> Trunk:
+    """The trunk of ``split`` with its cache in ``cache``, or without one."""
+    return open_trunk(split, TrunkCacheSettings(enabled=cache is not None, **settings), cache or Path("not used"))
+
+
+def tiny_simulation(recipe: Recipe, cache: Path | None, samples: int = 48, parts: list[np.ndarray] | None = None) -> Simulation:
+    """A federation over random samples, spread in turn over the devices unless ``parts`` says otherwise."""
+    model = build_split_model(recipe.model.name, CLASSES, recipe.adapter, recipe.seed)
+    devices = recipe.federation.devices
+    settings = replace(recipe.trunk_cache, enabled=cache is not None)
+    return Simulation(
+        recipe=recipe,
+        model=model,
+        trunk=open_trunk(model, settings, cache or Path("not used")),
+        train=random_samples(samples, seed=1),
+        test=random_samples(30, seed=2),
+        parts=parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)],
+        rule=FedAvg(),
+        codec=SafetensorsCodec(),
+    )
+
+
+def same_bits(left: Update, right: Update) -> bool:
+    """Whether two updates have the same names and scales, and the same tensors to the bit."""
+    if left.factors.keys() != right.factors.keys() or left.head.keys() != right.head.keys():
+        return False
+    for name, mine in left.factors.items():
+        other = right.factors[name]
+        if mine.scale != other.scale or not (torch.equal(mine.a, other.a) and torch.equal(mine.b, other.b)):
+            return False
+    return all(torch.equal(tensor, right.head[name]) for name, tensor in left.head.items())

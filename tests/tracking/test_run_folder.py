@@ -1,0 +1,284 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedfit.errors import RunFolderError
+from fedfit.tracking.run_folder import RunFolder
+from tests.tracking.results import result
+
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def another_process_in(path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLD, str(path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def make_run(path: Path, rounds: int = 3) -> RunFolder:
+    """A run that has done rounds 0 to ``rounds``, still held."""
+    folder = RunFolder.create(path)
+    folder.describe("seed = 1\n", {"cores": 2}, {"labels": ["a", "b"]})
+    for number in range(rounds + 1):
+        folder.write(result(number))
+    return folder
+
+
+def rounds_in(path: Path) -> list[int]:
+    return [json.loads(line)["round"] for line in path.read_text().splitlines()]
+
+
+def test_everything_it_writes_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run"
+    folder = make_run(path)
+    folder.save_adapter(lambda place: place.mkdir(), ("a", "b"))
+    folder.close()
+    assert (path / "recipe.toml").read_text() == "seed = 1\n"
+    assert json.loads((path / "environment.json").read_text()) == {"cores": 2}
+    assert folder.read_json("partition.json") == {"labels": ["a", "b"]}
+    assert rounds_in(path / "rounds.jsonl") == [0, 1, 2, 3]
+    assert rounds_in(path / "devices.jsonl") == [1, 1, 2, 2, 3, 3]
+    assert json.loads((path / "rounds.jsonl").read_text().splitlines()[3]) == result(3).record.to_json()
+    assert json.loads((path / "adapter" / "labels.json").read_text()) == ["a", "b"]
+    there = {"recipe.toml", "environment.json", "partition.json", "rounds.jsonl", "devices.jsonl", "checkpoints", "adapter"}
+    assert {item.name for item in path.iterdir()} == there | {".lock"}
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    """NaN is no JSON; a program that reads the lines strictly would stop at it."""
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write(result(1, test_loss=float("inf"), train_loss=float("nan")))
+    line = (tmp_path / "run" / "rounds.jsonl").read_text()
+    assert "NaN" not in line
+    assert "Infinity" not in line
+    assert (json.loads(line)["test_loss"], json.loads(line)["train_loss"]) == (None, None)
+    assert [record.round for record in folder.rewind(1)] == [1]
+
+
+# --- in the way
+
+
+def test_an_existing_run_is_refused_with_three_remedies(tmp_path: Path) -> None:
+    make_run(tmp_path / "run").close()
+    with pytest.raises(RunFolderError, match=rf"exists already; .*--out.*`fedfit resume {tmp_path}/run`.*--force"):
+        RunFolder.create(tmp_path / "run")
+    assert rounds_in(tmp_path / "run" / "rounds.jsonl") == [0, 1, 2, 3]
+
+
+def test_an_empty_folder_is_free(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path).close()
+
+
+def test_force_removes_our_files_and_no_others(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    folder.close()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "mine.png").write_bytes(b"mine")
+    for left in (tmp_path / ".rounds.jsonl.17.part", tmp_path / "report.html"):
+        left.write_bytes(b"")
+    for left in (tmp_path / ".adapter.part", tmp_path / "figures", tmp_path / "tensorboard"):
+        left.mkdir()
+        (left / "x").write_bytes(b"")
+    RunFolder.create(tmp_path, force=True).close()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "notes.txt", "plots"}
+    assert (tmp_path / "plots" / "mine.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_of_somebody_else_is_never_touched(force: bool, tmp_path: Path) -> None:
+    """``--out . --force`` in a project would else delete its figures/."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "paper.pdf").write_bytes(b"mine")
+    with pytest.raises(RunFolderError, match="holds files that are not of a run; give another --out"):
+        RunFolder.create(tmp_path, force=force)
+    assert [path.name for path in tmp_path.rglob("*")] == ["figures", "paper.pdf"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("below", ["", "run", "deep/run"])
+def test_a_file_in_place_of_a_folder(below: str, force: bool, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(RunFolderError, match=r"cannot be written: .*file is not a writable folder; choose another --out"):
+        RunFolder.create(file / below, force=force)
+    assert file.read_text() == "mine"
+
+
+def test_a_disk_that_takes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(RunFolderError, match="cannot be written: Read-only file system; choose another --out"):
+        RunFolder.create(tmp_path / "run")
+
+
+# --- held
+
+
+@pytest.mark.parametrize("how", ["open", "force"])
+def test_a_second_process_is_refused(how: str, tmp_path: Path) -> None:
+    make_run(tmp_path).close()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with another_process_in(tmp_path) as other:
+        with pytest.raises(RunFolderError, match="in use by another process; wait for it or stop it first"):
+            RunFolder.open(tmp_path) if how == "open" else RunFolder.create(tmp_path, force=True)
+        assert sorted(path.name for path in tmp_path.rglob("*")) == before
+        other.kill()
+        other.wait()
+        RunFolder.open(tmp_path).close()  # whoever is dead holds nothing
+
+
+def test_closed_is_free(tmp_path: Path) -> None:
+    make_run(tmp_path).close()
+    first = RunFolder.open(tmp_path)
+    with pytest.raises(RunFolderError, match="in use"):
+        RunFolder.open(tmp_path)
+    first.close()
+    RunFolder.open(tmp_path).close()
+
+
+@pytest.mark.parametrize("missing", ["recipe.toml", "partition.json"])
+def test_only_a_run_is_opened(missing: str, tmp_path: Path) -> None:
+    make_run(tmp_path).close()
+    (tmp_path / missing).unlink()
+    with pytest.raises(RunFolderError, match=r"not a run that can be resumed \(recipe.toml or partition.json is missing\)"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_lock_that_cannot_be_taken(tmp_path: Path) -> None:
+    make_run(tmp_path).close()
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(RunFolderError, match="cannot be written: Is a directory; make it writable"):
+        RunFolder.open(tmp_path)
+
+
+# --- full
+
+
+@pytest.mark.parametrize("name", ["devices.jsonl", "rounds.jsonl"])
+def test_a_full_disk_says_what_to_do(name: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=1)
+    (folder.path / name).unlink()
+    (folder.path / name).symlink_to("/dev/full")
+    remedy = f"cannot be written: No space left on device; free some space, then `fedfit resume {folder.path}`"
+    with pytest.raises(RunFolderError, match=remedy):
+        folder.write(result(2))
+    found = folder.checkpoints.latest()
+    assert found is not None
+    assert found.record.round == 1, "the round counts although a line of it is lost"
+
+
+def test_a_full_disk_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run(tmp_path / "run", rounds=1)
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if "safetensors" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(RunFolderError, match="Disk quota exceeded; free some space, then"):
+        folder.write(result(2))
+    found = folder.checkpoints.latest()
+    assert found is not None
+    assert found.record.round == 1
+
+
+def test_an_unwritable_file_has_another_remedy(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=1)
+    (folder.path / "rounds.jsonl").unlink()
+    (folder.path / "rounds.jsonl").mkdir()
+    with pytest.raises(RunFolderError, match="Is a directory; make it writable, then `fedfit resume"):
+        folder.write(result(2))
+
+
+def test_an_adapter_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    """safetensors has its own error for it; the adapter of before stays."""
+    from safetensors.torch import save_file
+
+    from tests.builders import random_update
+
+    folder = make_run(tmp_path / "run", rounds=0)
+    folder.save_adapter(lambda place: place.mkdir(), ("old",))
+
+    def full(place: Path) -> None:
+        place.mkdir()
+        save_file(dict(random_update().head), "/dev/full/adapter_model.safetensors")
+
+    with pytest.raises(RunFolderError, match=r"cannot be written: .*then `fedfit resume"):
+        folder.save_adapter(full, ("new",))
+    assert json.loads((folder.path / "adapter" / "labels.json").read_text()) == ["old"]
+
+
+# --- rewound
+
+
+def test_rewind_drops_what_comes_after_the_checkpoint(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    kept = folder.rewind(1)
+    assert kept == [result(0).record, result(1).record]
+    assert rounds_in(tmp_path / "rounds.jsonl") == [0, 1]
+    assert rounds_in(tmp_path / "devices.jsonl") == [1, 1]
+    folder.write(result(2))
+    assert rounds_in(tmp_path / "rounds.jsonl") == [0, 1, 2]
+
+
+def test_rewind_to_before_the_first_round(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    assert folder.rewind(-1) == []
+    assert (tmp_path / "rounds.jsonl").read_bytes() == (tmp_path / "devices.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["devices.jsonl", "rounds.jsonl"])
+def test_rewind_drops_every_torn_line(name: str, tmp_path: Path) -> None:
+    """Cut after any byte of the last line; also one that is JSON but for its newline may lack a digit's successors."""
+    folder = make_run(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for cut in (last, last + 1, (last + len(whole)) // 2, len(whole) - 1):
+        (tmp_path / name).write_bytes(whole[:cut])
+        folder.rewind(3)
+        assert (tmp_path / name).read_bytes() == whole[:last]
+
+
+@pytest.mark.parametrize("line", [b"{torn in the middle\n", b'{"round": 1}\n', b"[1]\n", b"\n"])
+def test_a_damaged_line_among_whole_ones_is_not_passed_over(line: bytes, tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    path = tmp_path / "rounds.jsonl"
+    path.write_bytes(line + path.read_bytes())
+    with pytest.raises(RunFolderError, match=r"rounds.jsonl is damaged: .* is not a line of it; restore it"):
+        folder.rewind(3)
+
+
+def test_read_json_tells_what_is_damaged(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    (tmp_path / "partition.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"partition.json cannot be read"):
+        folder.read_json("partition.json")
+
+
+def test_opening_sweeps_what_a_kill_left(tmp_path: Path) -> None:
+    make_run(tmp_path).close()
+    parts = [tmp_path / ".rounds.jsonl.1.part", tmp_path / "checkpoints" / ".round-000003.safetensors.1.part"]
+    for part in parts:
+        part.write_bytes(b"half")
+    (tmp_path / ".adapter.part").mkdir()
+    RunFolder.open(tmp_path).close()
+    assert not list(tmp_path.rglob("*.part"))
