@@ -1,5 +1,6 @@
 """Every command as a person and as a program calls it."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -7,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from fedfit import cli
 from fedfit.experiment.load import shipped_recipes
 from tests.cli.command import fedfit, refused
 from tests.trajectories.world import World, lines
@@ -46,6 +49,16 @@ def test_run_for_a_program(world: World, tmp_path: Path) -> None:
     assert Path(answer.json["report"]) == tmp_path / "run" / "report.html"
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_on_a_terminal(quiet: bool, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(cli, "_screen", screen)
+    shutil.copytree(finished, tmp_path / "run")
+    assert fedfit("resume", tmp_path / "run", *(["--quiet"] if quiet else [])).status == 0
+    assert isinstance(screen.file, io.StringIO)
+    assert (screen.file.getvalue() == "") == quiet
+
+
 def test_run_goes_to_runs_by_the_name_of_the_recipe(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["run", str(world.recipe), *world.overrides, "name=mine", "federation.rounds=1", "--quiet"]
@@ -54,6 +67,16 @@ def test_run_goes_to_runs_by_the_name_of_the_recipe(world: World, tmp_path: Path
     refused(*command, says=["runs/mine exists already", "--out", "fedfit resume runs/mine", "--force"])
     assert (tmp_path / "runs" / "mine" / "rounds.jsonl").read_bytes() == before
     assert fedfit(*command, "--force").status == 0
+
+
+def test_a_folder_in_the_way_is_seen_before_any_work(world: World, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedfit.experiment import session
+
+    def work(*_: object) -> None:
+        raise AssertionError("data and model are read for nothing")
+
+    monkeypatch.setattr(session, "build", work)
+    refused(*world.command(finished), says=["exists already"])
 
 
 def test_resume_of_a_finished_run(finished: Path, tmp_path: Path) -> None:
@@ -104,11 +127,12 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ag_news").mkdir()
     for name in ("train.csv", "test.csv"):
         (tmp_path / "ag_news" / name).write_text("")
-    (tmp_path / "mrpc").mkdir()  # a folder alone is no data set
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2" / "train.tsv").write_text("")  # half a data set is none
     monkeypatch.setenv("FEDFIT_DATA", str(tmp_path))
     found = fedfit("doctor", "--json").json
     assert found["data"]["ag_news"] == "in $FEDFIT_DATA"
-    assert (found["data"]["mrpc"], found["data"]["bgl"]) == ("from the hub", "needs $FEDFIT_DATA")
+    assert (found["data"]["sst2"], found["data"]["bgl"]) == ("from the hub", "needs $FEDFIT_DATA")
     assert found["software"]["python"].startswith("3.")
     assert found["hardware"]["cores"] >= 1
     assert "HF_HUB_OFFLINE" in found["reachable"]["model and data hub"]

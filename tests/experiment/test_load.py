@@ -67,6 +67,7 @@ def test_a_fault_is_told_once() -> None:
         ("rounds = 3", "rounds", "did you mean federation.rounds?"),
         ("[training]\nrank = 3", "training.rank", "did you mean adapter.rank?"),
         ("[federation]\nseed = 3", "federation.seed", "did you mean seed?"),
+        ("[data]\ncolumn = 3", "data.column", "did you mean data.columns or partition.column?"),
         ("[training]\nalpha = 3", "training.alpha", "did you mean partition.alpha or adapter.alpha?"),
         ("learning_rat = 3", "learning_rat", "did you mean training.learning_rate?"),
         ("[model]\nqqq = 3", "model.qqq", "known here: name"),

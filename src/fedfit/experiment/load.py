@@ -135,11 +135,12 @@ def _section(kind: Any, given: Any, name: str, faults: list[Fault]) -> Any:
 
 
 def _unknown(name: str, prefix: str, known: Iterable[str]) -> str:
-    """The remedy: the same name in another section, else the nearest here, else the nearest anywhere."""
+    """The remedy: the nearest name here and the same name elsewhere, else the nearest anywhere."""
     places = _places()
     here = difflib.get_close_matches(name, list(known), n=1)
     anywhere = difflib.get_close_matches(name, list(places), n=1)
-    meant = places.get(name) or [prefix + near for near in here] or [key for near in anywhere for key in places[near]]
+    meant = [prefix + near for near in here] + places.get(name, [])
+    meant = meant or [key for near in anywhere for key in places[near]]
     if meant:
         return f"unknown key; did you mean {' or '.join(meant)}?"
     return f"unknown key; known here: {', '.join(known)}"
