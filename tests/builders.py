@@ -1,6 +1,7 @@
 """Small things that many tests build: random models, samples, updates and whole federations."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def random_samples(count: int, seed: int = 0, shortest: int = 3, longest: int = 
     noise = rng.integers(5, VOCABULARY, offsets[-1])
     ids = np.where(rng.random(offsets[-1]) < 0.7, own, noise).astype(np.int32)
     type_ids = rng.integers(0, 2, offsets[-1]).astype(np.int8) if types else None
-    hashes = [xxhash.xxh3_128(ids[a:b].tobytes()).digest() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    hashes = [xxhash.xxh3_128(ids[a:b].tobytes()).digest() for a, b in pairwise(offsets)]
     return Samples(ids, type_ids, offsets, labels, hashes)
 
 

@@ -45,7 +45,7 @@ def test_it_is_the_weighted_mean_of_factors_and_head(weights: tuple[float, ...])
     result = RULE.apply(STATE, iter(updates))
     for name, expected in slow_mean(updates).items():
         np.testing.assert_array_almost_equal_nulp(named_tensors(result)[name].numpy(), expected, nulp=1)
-    assert {name: pair.scale for name, pair in result.factors.items()} == {name: 2.0 for name in STATE.factors}
+    assert {name: pair.scale for name, pair in result.factors.items()} == dict.fromkeys(STATE.factors, 2.0)
     assert {tensor.dtype for tensor in named_tensors(result).values()} == {torch.float32}
 
 

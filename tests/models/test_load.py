@@ -28,7 +28,7 @@ def test_family_of_knows_its_table() -> None:
 
 def test_a_model_that_is_nowhere_is_refused_with_the_remedies(tmp_path: Path) -> None:
     for name in ("no/such-model", str(tmp_path)):
-        with pytest.raises(ModelError, match="minilm.*hub name.*directory") as caught:
+        with pytest.raises(ModelError, match=r"minilm.*hub name.*directory") as caught:
             load_model(name, 2, seed=0)
         assert name in str(caught.value)
 

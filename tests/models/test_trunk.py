@@ -159,6 +159,7 @@ def test_the_key_is_that_of_the_weights_below_the_cut_and_of_how_they_are_used(t
     others = {
         "cut": trunk_key(tiny_split(bert, layers="last:1"), "float32"),
         "stored type": trunk_key(tiny_split(bert), "float16"),
+        "precision": trunk_key(tiny_split(bert), "float32", "bf16"),
         "model": trunk_key(tiny_split(tiny_models["roberta"]), "float32"),
     }
     for name in (

@@ -102,6 +102,12 @@ def flip_index_byte(data: Path, index: Path) -> None:
     index.write_bytes(content)
 
 
+def flip_sample_name(data: Path, index: Path) -> None:
+    content = bytearray(index.read_bytes())
+    content[HEADER + RECORD] ^= 1  # the second record's sample: the states themselves are sound
+    index.write_bytes(content)
+
+
 def cut_index_header(data: Path, index: Path) -> None:
     os.truncate(index, HEADER - 1)
 
@@ -116,7 +122,8 @@ def key_of_another_model(data: Path, index: Path) -> None:
 
 
 DAMAGES = [
-    flip_payload_byte, cut_data, empty_data, flip_index_byte, cut_index_header, foreign_data_header, key_of_another_model
+    flip_payload_byte, cut_data, empty_data, flip_index_byte, flip_sample_name, cut_index_header, foreign_data_header,
+    key_of_another_model,
 ]  # fmt: skip
 
 
@@ -295,15 +302,18 @@ def test_opening_a_key_is_using_it(tmp_path: Path) -> None:
     assert not (tmp_path / THIRD_KEY).exists()
 
 
-def test_a_full_cache_warns_once_and_keeps_its_own_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Room for samples 0 and 1, and not a byte more: two headers, two records, 2 and 3 tokens.
-    max_bytes = 2 * HEADER + 2 * RECORD + (2 + 3) * HIDDEN * 4
+@pytest.mark.parametrize(("room_for", "spare_bytes", "stored"), [(2, 0, 2), (2, -1, 1), (1, -1, 0)])
+def test_a_full_cache_warns_once_and_keeps_its_own_key(
+    room_for: int, spare_bytes: int, stored: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Room for so many samples and not a byte more: two headers, and for each a record and 2 tokens, or 3 for the second.
+    max_bytes = 2 * HEADER + sum(RECORD + tokens * HIDDEN * 4 for tokens in (2, 3)[:room_for]) + spare_bytes
     cache = open_cache(tmp_path, max_bytes=max_bytes)
     for number in range(COUNT):
         cache.put(name_of(number), states_of(number))
-    assert size_of(tmp_path) == max_bytes
+    assert size_of(tmp_path) <= max_bytes
     assert not cache.writable
-    assert count_right(cache, range(COUNT)) == 2
+    assert count_right(cache, range(COUNT)) == stored
     assert len(caplog.records) == 1
     assert "trunk_cache.max_gigabytes" in caplog.text
 

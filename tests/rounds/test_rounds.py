@@ -283,16 +283,19 @@ def test_failed_rounds_count_in_a_row(tiny_bert: Path, monkeypatch: pytest.Monke
     between it is not, and a resumed run has the failures before it counted."""
     recipe = tiny_recipe(tiny_bert, seed=3, federation={"rounds": 5, "max_failed_rounds": 2, "devices_per_round": 1})
     turns = [choose_devices(range(3), 1, recipe.seed, number)[0] for number in range(1, 6)]
-    assert turns == TURNS
+    assert turns == [1, 2, 2, 1, 2]
 
-    def rounds_seen(bad: int, failed: int = 0) -> int:
+    def rounds_and_end(bad: int, failed: int = 0) -> tuple[int, str]:
         simulation = tiny_simulation(recipe, None)
         poison(simulation, bad, monkeypatch)
         seen: list[RoundResult] = []
         try:
             seen.extend(run(simulation, failed=failed))
         except TrainingStopped:
-            return len(seen) - 1
-        return len(seen) + 100
+            return seen[-1].record.round, "stopped"
+        return seen[-1].record.round, "finished"
 
-SEEN
+    assert rounds_and_end(bad=2) == (3, "stopped")
+    assert rounds_and_end(bad=1) == (5, "finished")
+    assert rounds_and_end(bad=1, failed=1) == (1, "stopped")
+    assert rounds_and_end(bad=2, failed=1) == (3, "stopped")  # round 1 went well in between

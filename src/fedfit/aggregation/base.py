@@ -11,7 +11,6 @@ import torch
 from fedfit.errors import UpdateRefused
 from fedfit.records import Factors, Update
 
-
 _MOST_SAMPLES = 2.0**53  # beyond it a weighted sum in float64 could overflow, and no device has as many
 
 

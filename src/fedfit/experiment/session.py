@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fedfit.errors import RunFolderError
 from fedfit.experiment.build import Experiment, build, environment, resolve_paths
@@ -17,6 +19,8 @@ from fedfit.settings import Recipe
 from fedfit.simulation.run import run
 from fedfit.tracking.run_folder import RunFolder
 from fedfit.tracking.tensorboard import TensorBoard
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -60,6 +64,7 @@ class Session:
             experiment = build(recipe)
             if folder.read_json("partition.json") != experiment.partition:
                 raise RunFolderError(f"the data of {path} have changed since it began; it cannot go on. Start a new run")
+            _warn_of_changes(folder.read_json("environment.json"), environment(experiment.simulation.model.device))
             last = folder.checkpoints.latest()
             return cls(folder, experiment, last, folder.rewind(last.record.round if last else -1))
         except BaseException:
@@ -99,6 +104,13 @@ class Session:
     def _enough(self, result: RoundResult) -> bool:
         target = self.recipe.training.target_accuracy
         return result.record.round >= self.recipe.federation.rounds or 0 < target <= result.record.test_accuracy
+
+
+def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Bits depend on the number of threads, the device and the libraries; a run may go on all the same."""
+    changed = [name for name in ("device", "torch_threads", "packages") if before.get(name) != now[name]]
+    if changed:
+        log.warning("%s changed since the run began; results may differ in the last bits", ", ".join(changed))
 
 
 def _failed(rounds: Sequence[RoundRecord]) -> int:

@@ -95,7 +95,7 @@ class RunFolder:
 
     def describe(self, recipe: str, environment: Mapping[str, Any], partition: Mapping[str, Any]) -> None:
         """Writes what is known before the first round; the recipe last, since it makes the folder resumable."""
-        with writing(self.path):
+        with writing(self.path, resumable=False):
             write_atomic(self.path / "environment.json", _pretty(environment))
             write_atomic(self.path / "partition.json", _pretty(partition))
             write_atomic(self.path / "recipe.toml", recipe.encode())

@@ -13,8 +13,8 @@ from fedfit.errors import RunFolderError
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Everything inside writes below the run folder ``folder``.
+def writing(folder: Path, *, resumable: bool = True) -> Iterator[None]:
+    """Everything inside writes below the run folder ``folder``; ``resumable`` says whether a run can go on from there.
 
     Raises:
         RunFolderError: with the remedy, in place of an ``OSError`` or its like.
@@ -26,4 +26,5 @@ def writing(folder: Path) -> Iterator[None]:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         reason = getattr(error, "strerror", None) or error
         remedy = "free some space" if full else "make it writable"
-        raise RunFolderError(f"{folder} cannot be written: {reason}; {remedy}, then `fedfit resume {folder}`") from error
+        again = f"`fedfit resume {folder}`" if resumable else "run again with --force"
+        raise RunFolderError(f"{folder} cannot be written: {reason}; {remedy}, then {again}") from error
