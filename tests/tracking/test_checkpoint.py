@@ -31,7 +31,7 @@ def test_a_loss_that_is_not_finite_comes_back(tmp_path: Path) -> None:
 
 def test_two_are_kept_also_past_round_ten(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, *range(12))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000010.safetensors", "round-000011.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000010.checkpoint", "round-000011.checkpoint"]
     found = checkpoints.latest()
     assert found is not None
     assert found.record.round == 11
@@ -57,13 +57,13 @@ def _head(raw: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [_cut, _flip, _head, lambda raw: b"", lambda raw: b"[]\n", lambda raw: b"\xff\n" + raw])
 def test_a_damaged_one_gives_way_to_the_one_before(damage: object, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = saved(tmp_path, 1, 2)
-    newest = tmp_path / "round-000002.safetensors"
+    newest = tmp_path / "round-000002.checkpoint"
     newest.write_bytes(damage(newest.read_bytes()))  # type: ignore[operator]
     found = checkpoints.latest()
     assert found is not None
     assert found.record == result(1).record
     assert same_bits(found.state, result(1).state)
-    assert "round-000002.safetensors is damaged" in caplog.text
+    assert "round-000002.checkpoint is damaged" in caplog.text
 
 
 def test_all_damaged_is_none(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_all_damaged_is_none(tmp_path: Path) -> None:
 
 def test_what_is_half_written_is_not_looked_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = saved(tmp_path, 1)
-    (tmp_path / ".round-000002.safetensors.17.part").write_bytes(b"half")
+    (tmp_path / ".round-000002.checkpoint.17.part").write_bytes(b"half")
     found = checkpoints.latest()
     assert found is not None
     assert found.record.round == 1

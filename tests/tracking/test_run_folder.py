@@ -276,7 +276,7 @@ def test_read_json_tells_what_is_damaged(tmp_path: Path) -> None:
 
 def test_opening_sweeps_what_a_kill_left(tmp_path: Path) -> None:
     make_run(tmp_path).close()
-    parts = [tmp_path / ".rounds.jsonl.1.part", tmp_path / "checkpoints" / ".round-000003.safetensors.1.part"]
+    parts = [tmp_path / ".rounds.jsonl.1.part", tmp_path / "checkpoints" / ".round-000003.checkpoint.1.part"]
     for part in parts:
         part.write_bytes(b"half")
     (tmp_path / ".adapter.part").mkdir()

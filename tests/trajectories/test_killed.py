@@ -17,8 +17,8 @@ POINTS: dict[str, Sabotage] = {
     "in the middle of round 2, on its second device": AtStep(STEPS_A_ROUND + 3),
     "in a line of devices.jsonl": AtSync("devices.jsonl", nth=3),
     "after devices.jsonl, in a line of rounds.jsonl": AtSync("rounds.jsonl", nth=3),
-    "both lines written, in the checkpoint": AtSync(r"\.round-000002\.safetensors\..*", lost_bytes=500),
-    "the last checkpoint written, not yet named": AtSync(r"\.round-000003\.safetensors\..*", lost_bytes=0),
+    "both lines written, in the checkpoint": AtSync(r"\.round-000002\.checkpoint\..*", lost_bytes=500),
+    "the last checkpoint written, not yet named": AtSync(r"\.round-000003\.checkpoint\..*", lost_bytes=0),
     "the run done, the adapter not yet in place": AtRename(".adapter.part"),
 }
 
@@ -68,9 +68,9 @@ def test_killed_before_the_recipe_is_there_there_is_nothing_to_resume(world: Wor
 def test_what_a_kill_leaves_is_a_run_that_can_be_read(world: World, reference: Path, own_cache: Path, tmp_path: Path) -> None:
     """The lines that count are those up to the newest checkpoint, and they are there whole."""
     run = tmp_path / "run"
-    killed(world.command(run), tmp_path / "first", own_cache, AtSync(r"\.round-000002\.safetensors\..*"))
+    killed(world.command(run), tmp_path / "first", own_cache, AtSync(r"\.round-000002\.checkpoint\..*"))
     assert sorted(path.name for path in (run / "checkpoints").glob("round-*")) == [
-        "round-000000.safetensors",
-        "round-000001.safetensors",
+        "round-000000.checkpoint",
+        "round-000001.checkpoint",
     ]
     assert [row["round"] for row in lines(run / "rounds.jsonl")] == [0, 1, 2]

@@ -100,14 +100,14 @@ def test_damaged_newest_checkpoint_costs_one_round(
     world: World, reference: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = world.run(tmp_path / "run")
-    newest = run / "checkpoints" / "round-000003.safetensors"
+    newest = run / "checkpoints" / "round-000003.checkpoint"
     damaged = bytearray(newest.read_bytes())
     damaged[-1] ^= 1  # one bit of one weight, which safetensors itself would not notice
     newest.write_bytes(damaged)
     session = Session.resume(run)
     assert session.last is not None
     assert session.last.record.round == 2
-    assert "round-000003.safetensors is damaged" in caplog.text
+    assert "round-000003.checkpoint is damaged" in caplog.text
     assert outcome(finish(session)) == outcome(reference)
 
 

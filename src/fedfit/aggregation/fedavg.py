@@ -28,7 +28,9 @@ class FedAvg:
         return state
 
     def apply(self, state: Update, updates: Iterable[Update]) -> Update:
-        """The weighted mean, summed in float64 as updates come: their order changes no bit that float32 can hold."""
+        """The weighted mean, summed in float64 as updates come: what their order
+        changes is far below what float32 can hold, but where large terms cancel.
+        """
         total = 0.0
         sums = {name: tensor.double().zero_() for name, tensor in named_tensors(state).items()}
         for update in updates:

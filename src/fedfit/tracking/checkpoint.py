@@ -21,7 +21,7 @@ from fedfit.tracking.atomic import write_atomic
 log = logging.getLogger(__name__)
 
 _KEPT = 2
-_NAME = re.compile(r"round-(\d+)\.safetensors")
+_NAME = re.compile(r"round-(\d+)\.checkpoint")
 
 
 class Checkpoints:
@@ -36,7 +36,7 @@ class Checkpoints:
         self._folder.mkdir(exist_ok=True)
         state = self._codec.encode(result.state).payload
         head = {"record": result.record.to_json(), "checksum": xxhash.xxh3_64_hexdigest(state)}
-        path = self._folder / f"round-{result.record.round:06d}.safetensors"
+        path = self._folder / f"round-{result.record.round:06d}.checkpoint"
         write_atomic(path, json.dumps(head).encode() + b"\n" + state)
         for _, path in self._found()[:-_KEPT]:
             path.unlink(missing_ok=True)
