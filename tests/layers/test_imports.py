@@ -12,8 +12,8 @@ import fedfit
 
 SOURCE = Path(fedfit.__file__).parent
 
-# docs/architecture.md: the number of a room is its layer. The files of layer 0 are a room each; what only the command line uses is
-# its room.
+# docs/architecture.md: the number of a room is its layer. The files of layer 0 are a room each; what only the command line
+# uses is its room.
 LAYERS = {
     "records": 0, "units": 0, "errors": 0, "randomness": 0, "settings": 0,
     "data": 1, "models": 1, "codecs": 1, "aggregation": 1, "reports": 1,
