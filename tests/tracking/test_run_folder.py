@@ -189,7 +189,7 @@ def test_a_full_disk_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
     sync = os.fsync
 
     def fsync(descriptor: int) -> None:
-        if "safetensors" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+        if ".checkpoint" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
         sync(descriptor)
 
