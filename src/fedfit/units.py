@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-BITS_PER_BYTE = 8
 BYTES_PER_GIGABYTE = 1_000_000_000
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedfit.models import trunk_cache
+from fedfit.models import cache_segment
 from fedfit.models.families import FAMILIES
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk, equal_length_chunks, trunk_key
@@ -107,7 +107,7 @@ def test_a_full_disk_costs_time_and_nothing_else(tiny_bert: Path, tmp_path: Path
     def full(file: object, payload: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trunk_cache, "_write_all", full)
+    monkeypatch.setattr(cache_segment, "write_all", full)
     trunk = tiny_trunk(split, tmp_path)
     trunk.prepare(SAMPLES, range(40))
     counting = Counting(split, monkeypatch)

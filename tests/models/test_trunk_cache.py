@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedfit.models import trunk_cache
+from fedfit.models import cache_segment
 from fedfit.models.trunk_cache import TrunkCache
 from tests.models.cache_filler import HIDDEN, count_right, name_of, states_of
 
@@ -236,13 +236,13 @@ def test_opening_while_another_run_has_just_opened_deletes_nothing(
 ) -> None:
     """A reader comes after every single write of the other run's first ``put``."""
     seen = []
-    write = trunk_cache._write_all
+    write = cache_segment.write_all
 
     def then_read(*arguments: object) -> None:
         write(*arguments)  # type: ignore[arg-type]
         seen.append(len(open_cache(tmp_path)))
 
-    monkeypatch.setattr(trunk_cache, "_write_all", then_read)
+    monkeypatch.setattr(cache_segment, "write_all", then_read)
     cache = open_cache(tmp_path)
     cache.put(name_of(0), states_of(0))
     assert seen == [0, 0, 0, 1]  # two headers, the payload, the record
@@ -335,7 +335,7 @@ def test_a_full_disk_is_a_warning_and_what_was_written_stays(
     writes_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At any write: the headers are the first two, then payload and record in turn."""
-    write, count = trunk_cache._write_all, 0
+    write, count = cache_segment.write_all, 0
 
     def until_full(file: object, payload: bytes) -> None:
         nonlocal count
@@ -345,7 +345,7 @@ def test_a_full_disk_is_a_warning_and_what_was_written_stays(
         count += 1
         write(file, payload)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trunk_cache, "_write_all", until_full)
+    monkeypatch.setattr(cache_segment, "write_all", until_full)
     cache = open_cache(tmp_path)
     for number in range(COUNT):
         cache.put(name_of(number), states_of(number))
@@ -385,3 +385,18 @@ def test_a_file_where_the_folder_should_be_is_a_warning(where: str, tmp_path: Pa
     assert cache.get(name_of(0)) is None
     assert "cannot be opened" in caplog.text
     assert in_the_way.read_text() == "in the way"
+
+
+def test_what_is_not_the_caches_is_never_deleted_to_make_room(tmp_path: Path) -> None:
+    """``trunk_cache.folder`` may be a folder in which a user keeps other things."""
+    own = tmp_path / "thesis" / "chapter.txt"
+    own.parent.mkdir()
+    own.write_bytes(b"x" * 5000)
+    os.utime(own.parent, (0, 0))  # used longest ago
+    fill(tmp_path, OTHER_KEY, range(1))
+    fill_bytes = size_of(tmp_path / OTHER_KEY)
+    cache = open_cache(tmp_path, max_bytes=fill_bytes + 100)  # room for one sample, once the other key is gone
+    cache.put(name_of(0), states_of(0))
+    assert len(cache) == 1
+    assert not (tmp_path / OTHER_KEY).exists()
+    assert own.read_bytes() == b"x" * 5000

@@ -117,9 +117,9 @@ class AtCacheWrite:
     nth: int
 
     def __call__(self) -> None:
-        from fedfit.models import trunk_cache
+        from fedfit.models import cache_segment
 
-        write_all, seen = trunk_cache._write_all, 0
+        write_all, seen = cache_segment.write_all, 0
 
         def half(file: object, payload: bytes) -> None:
             nonlocal seen
@@ -129,7 +129,7 @@ class AtCacheWrite:
                 die()
             write_all(file, payload)  # type: ignore[arg-type]
 
-        trunk_cache._write_all = half
+        cache_segment.write_all = half
 
 
 @dataclass(frozen=True)
