@@ -69,7 +69,7 @@ def run(
     from fedfit.experiment.load import parse_recipe, read_recipe
 
     with _polite_errors():
-        resolved = parse_recipe(read_recipe(recipe), overrides or [])
+        resolved = parse_recipe(read_recipe(recipe), overrides or [], recipe)
         folder = out or Path("runs") / resolved.name
         with _waiting("reading data and model …", quiet):
             _prepare_libraries()

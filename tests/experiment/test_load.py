@@ -223,3 +223,11 @@ def test_every_default_is_of_its_own_type() -> None:
     """What the schema says of itself: all defaults, written out in full, are read back as they were."""
     assert parse_recipe(to_toml(Recipe())) == Recipe()
     assert set(tomllib.loads(to_toml(Recipe()))) == {"name", "seed", *SECTIONS}
+
+
+def test_text_that_is_not_toml_is_told_with_its_origin() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe("x = [", origin="mine.toml")
+    (fault,) = caught.value.faults
+    assert (fault.key, fault.value) == ("recipe", "mine.toml")
+    assert fault.remedy.startswith("is not TOML: ")

@@ -58,6 +58,12 @@ def test_the_default_recipe_is_valid(tiny_models: dict[str, Path]) -> None:
         ("adapter.targets=[]", [], "name at least one of query, key, value, attention_output, intermediate, output"),
         ("adapter.targets=['key','key']", ["key", "key"], "name each matrix once"),
         ("training.momentum=0.9", 0.9, "adamw has none; set optimizer to sgd, or it to 0"),
+        (
+            "data.train=foo.csv",
+            "foo.csv",
+            'source = "pydocs" does not read it; remove it, or set data.source to a file format',
+        ),
+        ("data.name=owner/set", "owner/set", 'source = "pydocs" does not read it; set data.source to "hub"'),
         ("data.columns=['a','b']", ["a", "b"], "only csv and tsv files may lack a header; remove the key"),
     ],
 )

@@ -87,7 +87,10 @@ def build(recipe: Recipe, device: torch.device | None = None) -> Experiment:
         codec=SafetensorsCodec(),
     )
     counts = label_counts(parts, train.labels, len(corpus.label_names))
-    facts = {"labels": list(corpus.label_names), "counts": counts.tolist(), "data": _fingerprint(train, test)}
+    facts: dict[str, Any] = {"labels": list(corpus.label_names), "counts": counts.tolist(), "data": _fingerprint(train, test)}
+    if recipe.partition.column:
+        values = corpus.train.columns.get(recipe.partition.column)
+        facts["devices"] = None if values is None else [sorted({values[index] for index in part}) for part in parts]
     return Experiment(simulation, corpus.label_names, facts)
 
 

@@ -53,11 +53,12 @@ def read_recipe(name_or_path: str) -> str:
     raise RecipeError([Fault("recipe", name_or_path, f"{hint}give a file, or one of {', '.join(shipped)}")])
 
 
-def parse_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "the text") -> Recipe:
     """A recipe of known keys and right types; what else must hold is for ``experiment.validate``, and told with the rest.
 
     Args:
         overrides: ``section.key=value``, the value in TOML; a bare word is taken as a string.
+        origin: the file or name that the text came from, for the message when it is not TOML.
 
     Raises:
         RecipeError: with every fault found.
@@ -65,7 +66,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         document = tomllib.loads(text)
     except _NOT_TOML as error:
-        raise RecipeError([Fault("recipe", "not TOML", str(error))]) from error
+        raise RecipeError([Fault("recipe", origin, f"is not TOML: {error}")]) from error
     faults: list[Fault] = []
     for override in overrides:
         _apply_override(document, override, faults)

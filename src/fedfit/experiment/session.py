@@ -59,7 +59,8 @@ class Session:
         """
         folder = RunFolder.open(path)
         try:
-            recipe = parse_recipe(read_recipe(str(path / "recipe.toml")))
+            file = str(path / "recipe.toml")
+            recipe = parse_recipe(read_recipe(file), origin=file)
             validate(recipe)
             experiment = build(recipe)
             if folder.read_json("partition.json") != experiment.partition:

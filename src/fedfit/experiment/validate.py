@@ -82,6 +82,13 @@ def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
                 yield Fault(f"data.{name}", path, "there is no such file; paths count from where the command is run")
         if not data.text:
             yield Fault("data.text", list(data.text), "name at least one column")
+    else:
+        for name in ("train", "test", "pair"):
+            if getattr(data, name) is not None and not (name == "pair" and data.source == "hub"):
+                remedy = f'source = "{data.source}" does not read it; remove it, or set data.source to a file format'
+                yield Fault(f"data.{name}", getattr(data, name), remedy)
+    if data.name is not None and data.source != "hub":
+        yield Fault("data.name", data.name, f'source = "{data.source}" does not read it; set data.source to "hub"')
     if data.columns is not None and data.source not in ("csv", "tsv"):
         yield Fault("data.columns", list(data.columns), "only csv and tsv files may lack a header; remove the key")
     if recipe.partition.kind == "by_column" and not recipe.partition.column:

@@ -159,3 +159,22 @@ def save_adapter(model: PeftModel, folder: Path, base_model: str) -> None:
     """Writes PEFT's own format; ``PeftModel.from_pretrained(base, folder)`` loads it."""
     model.peft_config[_ADAPTER].base_model_name_or_path = base_model
     model.save_pretrained(str(folder))
+    (folder / "README.md").write_text(_CARD.format(base_model=base_model), encoding="utf-8")
+
+
+_CARD = """# A LoRA adapter and classification head, trained by fedfit
+
+Base model: `{base_model}`. `labels.json` names the classes, in the order of the outputs.
+
+```python
+import json
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+labels = json.load(open("labels.json"))
+base = AutoModelForSequenceClassification.from_pretrained("{base_model}", num_labels=len(labels))
+model = PeftModel.from_pretrained(base, ".").eval()
+tokens = AutoTokenizer.from_pretrained("{base_model}")("a text", return_tensors="pt")
+print(labels[model(**tokens).logits.argmax()])
+```
+"""

@@ -82,7 +82,7 @@ def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model.name = {name!r} cannot be loaded ({reason}); give an alias ({', '.join(PACKAGED)}), a hub name that can be "
+            f"the model {name!r} cannot be loaded ({reason}); give an alias ({', '.join(PACKAGED)}), a hub name that can be "
             "reached or is in the local hub cache, or a directory with config.json and weights"
         ) from error
 
