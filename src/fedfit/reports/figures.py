@@ -57,7 +57,8 @@ def draw_accuracy(run: RunData) -> Any:
     figure, axes = blank(SINGLE_INCHES)
     rounds = run.series("round")
     for index, (key, label) in enumerate((("test_accuracy", "test accuracy"), ("test_macro_f1", "test macro-F1"))):
-        axes.plot(rounds, _percent(run, key), label=label, **line_look(index, len(rounds)))
+        # The two often coincide; accuracy, which people look for, lies on top.
+        axes.plot(rounds, _percent(run, key), label=label, zorder=3 - index, **line_look(index, len(rounds)))
     if run.partition is not None:
         classes = len(run.partition["labels"])
         axes.axhline(100 / classes, color=FAINT, linewidth=1.2, linestyle=":", label=f"chance, 1 of {classes} classes")
