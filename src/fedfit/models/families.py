@@ -11,7 +11,7 @@ sample is padded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -96,25 +96,24 @@ _DISTILBERT_TARGETS = {
     "output": "ffn.lin2",
 }
 
+_BERT = Family(
+    name="bert",
+    targets=_BERT_TARGETS,
+    head_modules=("classifier",),
+    encoder=lambda model: model.get_submodule("bert"),
+    layers=lambda model: _module_list(model.get_submodule("bert.encoder.layer")),
+    embed=_embed_with_types,
+    first_token_layer=_bert_first_token_layer,
+    classify=_bert_classify,
+)
+
 FAMILIES: dict[str, Family] = {
-    "bert": Family(
-        name="bert",
-        targets=_BERT_TARGETS,
-        head_modules=("classifier",),
-        encoder=lambda model: model.get_submodule("bert"),
-        layers=lambda model: _module_list(model.get_submodule("bert.encoder.layer")),
-        embed=_embed_with_types,
-        first_token_layer=_bert_first_token_layer,
-        classify=_bert_classify,
-    ),
-    "roberta": Family(
+    "bert": _BERT,
+    "roberta": replace(
+        _BERT,
         name="roberta",
-        targets=_BERT_TARGETS,
-        head_modules=("classifier",),
         encoder=lambda model: model.get_submodule("roberta"),
         layers=lambda model: _module_list(model.get_submodule("roberta.encoder.layer")),
-        embed=_embed_with_types,
-        first_token_layer=_bert_first_token_layer,
         classify=_roberta_classify,
     ),
     "distilbert": Family(

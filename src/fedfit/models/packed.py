@@ -2,7 +2,7 @@
 
 A frozen weight never changes, so its re-ordering into the blocks that oneDNN's kernel reads, which an ordinary call repeats
 every time, is done once: for the forward map, and transposed for the gradient of the input. The weight itself gets no
-gradient, so no third product exists. On an AVX-512 CPU this runs at 224–228 GFLOP/s where ``nn.Linear`` runs at 192–205
+gradient, so no third product exists. On an AVX-512 CPU this runs at 219–228 GFLOP/s where ``nn.Linear`` runs at 192–205
 (``docs/log.md``). The operators are those that torch's own compiler uses for frozen models on the CPU; where they are
 missing, and on other devices and types, the map is an ordinary one.
 """
