@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
+from fedfit.fleet_settings import FleetFile
+from fedfit.schema import Draw
 from fedfit.settings import Recipe
 
 _HEAD = """# Recipe reference
@@ -13,6 +15,13 @@ _HEAD = """# Recipe reference
 Made from the schema in `fedfit/settings.py`; do not edit. A recipe is a TOML file; each section below is a table of it. Every
 key may be left out, and every key can be set on the command line as `section.key=value`. A key that is unset by default is
 marked –. `fedfit recipes show demo` prints a recipe to start from.
+"""
+
+
+_FLEET_HEAD = """## Fleet files
+
+`fedfit plan` takes a fleet in a file of its own: `[fleet]`, `[channel]`, `[[device]]` and `[[server]]` as above, and these two.
+`fedfit plan three-devices` plans a shipped one.
 """
 
 
@@ -26,10 +35,28 @@ def write_reference(path: Path) -> None:
 def reference() -> str:
     """The page in Markdown."""
     parts = [_HEAD, "## Top level\n", _table(Recipe)]
-    for name, kind in get_type_hints(Recipe).items():
-        if is_dataclass(kind):
-            parts += [f"## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n", _table(kind)]
+    for title, kind in _sections(Recipe):
+        parts += [f"## {title}\n", f"{_prose(kind)}\n", _table(kind)]
+    parts.append(_FLEET_HEAD)
+    for title, kind in _sections(FleetFile):
+        if kind not in dict(_sections(Recipe)).values():
+            parts += [f"### {title}\n", f"{_prose(kind)}\n", _table(kind)]
     return "\n".join(parts)
+
+
+def _sections(kind: Any) -> list[tuple[str, Any]]:
+    """The tables of a file, and its lists of tables, by how they are written."""
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            found.append((f"[{name}]", hint))
+        elif get_origin(hint) is tuple and is_dataclass(get_args(hint)[0]):
+            found.append((f"[[{name}]]", get_args(hint)[0]))
+    return found
+
+
+def _prose(kind: Any) -> str:
+    return " ".join((kind.__doc__ or "").split())
 
 
 def _table(kind: Any) -> str:
@@ -43,10 +70,14 @@ def _table(kind: Any) -> str:
 def _default(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, Draw):
+        return f"`{value!r}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
+    if isinstance(value, float) and value >= 1e5:
+        return f"`{value:g}`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 

@@ -34,12 +34,12 @@ class FedfitError(Exception):
 
 
 class RecipeError(FedfitError):
-    """A recipe with at least one fault; ``faults`` holds all of them."""
+    """A recipe, or a fleet file, with at least one fault; ``faults`` holds all of them."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], what: str = "the recipe") -> None:
         self.faults = tuple(faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        lines = [f"the recipe has {count}:", *(f"  {fault}" for fault in self.faults)]
+        lines = [f"{what} has {count}:", *(f"  {fault}" for fault in self.faults)]
         super().__init__("\n".join(lines))
 
 

@@ -39,6 +39,14 @@ class Update:
 
 
 @dataclass(frozen=True)
+class AdapterSize:
+    """The rank that is trained, and the scale s in ``W0 + s·B·A`` that goes with it."""
+
+    rank: int
+    scale: float
+
+
+@dataclass(frozen=True)
 class Packet:
     """An encoded update, as it goes over the air."""
 
@@ -89,8 +97,82 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Charge:
+    """Time and energy of one device in one round, by their parts: equations 1, 3, 4, 8, 9 and ξ of the system model."""
+
+    compute_s: float
+    uplink_s: float
+    downlink_s: float
+    compute_j: float
+    uplink_j: float
+    circuit_j: float
+
+    @property
+    def latency_s(self) -> float:
+        """Equation 11."""
+        return self.compute_s + self.uplink_s + self.downlink_s
+
+    @property
+    def energy_j(self) -> float:
+        """Equation 12."""
+        return self.compute_j + self.uplink_j + self.circuit_j
+
+
+@dataclass(frozen=True)
+class LinkState:
+    """One device's radio in one round: power gains, the rates they give (equations 6, 10), and which server is on the line."""
+
+    uplink_gain: float
+    downlink_gain: float
+    uplink_bits_per_s: float
+    downlink_bits_per_s: float
+    server: int = 0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a plan asks of one device in one round.
+
+    ``refusal`` says why it cannot take part, or is ``None``; a device that cannot has rank 0 and frequency 0. ``binding`` is
+    what stops the device's own next rank: ``deadline``, ``energy``, ``frequency`` or ``max_rank``.
+    """
+
+    rank: int
+    frequency_hz: float
+    binding: str
+    link: LinkState
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A round's plan: ``assignments`` by device, and the common ``rank``, ``None`` where devices have their own."""
+
+    rank: int | None
+    assignments: Mapping[int, Assignment]
+
+
+@dataclass(frozen=True)
+class DeviceCost:
+    """What one round cost one device: by the ``formula`` (equation 5 for what is sent), and by the bytes really ``sent``.
+
+    ``spent_j`` is what the device lost: the energy of the charge that decides, or less where budget or battery ended first.
+    """
+
+    frequency_hz: float
+    binding: str
+    link: LinkState
+    formula: Charge
+    sent: Charge
+    spent_j: float
+
+
+@dataclass(frozen=True)
 class DeviceRecord:
-    """One device in one round; a line of ``devices.jsonl``. ``refused`` is the reason, or ``None`` when averaged."""
+    """One device in one round; a line of ``devices.jsonl``. ``refused`` is the reason, or ``None`` when averaged.
+
+    ``rank`` and ``cost`` are there where rounds are planned.
+    """
 
     round: int
     device: int
@@ -101,15 +183,36 @@ class DeviceRecord:
     downlink_bytes: int
     seconds: float
     refused: str | None = None
+    rank: int | None = None
+    cost: DeviceCost | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line's keys and values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> DeviceRecord:
+        """The inverse of ``to_json``.
+
+        Raises:
+            TypeError: for unknown or missing keys.
+        """
+        values = dict(line)
+        if values.get("cost") is not None:
+            cost = dict(values["cost"])
+            cost["link"] = LinkState(**cost["link"])
+            cost["formula"], cost["sent"] = Charge(**cost["formula"]), Charge(**cost["sent"])
+            values["cost"] = DeviceCost(**cost)
+        return cls(**values)
+
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round of the whole federation; a line of ``rounds.jsonl``. Round 0 is the untrained global model."""
+    """One round of the whole federation; a line of ``rounds.jsonl``. Round 0 is the untrained global model.
+
+    ``rank`` is the common one; ``simulated_s`` and ``simulated_j`` are the round's duration and the energy of all its
+    devices by the system model. They are there where rounds are planned; ``seconds`` is always the wall time.
+    """
 
     round: int
     test_accuracy: float
@@ -121,7 +224,19 @@ class RoundRecord:
     seconds: float
     devices: int = 0
     refused: int = 0
+    rank: int | None = None
+    simulated_s: float | None = None
+    simulated_j: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line's keys and values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> RoundRecord:
+        """The inverse of ``to_json``.
+
+        Raises:
+            TypeError: for unknown or missing keys.
+        """
+        return cls(**line)

@@ -6,26 +6,15 @@ recipe reference in the docs is generated from the metadata here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+import math
+from dataclasses import dataclass, field
+
+from fedfit.fleet_settings import ChannelSettings, DeviceSettings, FleetSettings, PlanSettings, ServerSettings
+from fedfit.records import AdapterSize
+from fedfit.schema import key
 
 NAMED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
 FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
-
-
-def key(
-    default: Any,
-    doc: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-) -> Any:
-    """A recipe key: its default, its meaning, and what ``experiment.validate`` holds it to."""
-    limits = {"choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
-    metadata = {"doc": doc, **{name: limit for name, limit in limits.items() if limit is not None}}
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -69,12 +58,23 @@ class AdapterSettings:
     kind: str = key("lora", "the adapter", choices=("lora",))
     rank: int = key(8, "LoRA rank r", minimum=1)
     alpha: float = key(16.0, "LoRA α; the update is scaled by α/r", above=0)
+    scaling: str = key(
+        "alpha/r",
+        "the scale s at a rank r other than `rank`: α/r, α/√r (rsLoRA, at every rank), or `constant`: α/`rank` for all",
+        choices=("alpha/r", "alpha/sqrt(r)", "constant"),
+    )
     dropout: float = key(0.0, "dropout on the input of the factors", minimum=0, maximum=0.99)
     layers: str | tuple[int, ...] = key("last:3", "`first:k`, `middle:k`, `last:k`, `all`, `3-5` or `[3, 4, 5]`")
     targets: tuple[str, ...] = key(
         ("query", "value"), "adapted matrices: `query`, `key`, `value`, `attention_output`, `intermediate`, `output`"
     )
     head: str = key("train", "whether the classification head is trained and sent", choices=("train", "freeze"))
+
+    def size(self, rank: int) -> AdapterSize:
+        """``rank`` with its scale."""
+        if self.scaling == "constant":
+            return AdapterSize(rank, self.alpha / self.rank)
+        return AdapterSize(rank, self.alpha / (math.sqrt(rank) if self.scaling == "alpha/sqrt(r)" else rank))
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ class Recipe:
     federation: FederationSettings = field(default_factory=FederationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     trunk_cache: TrunkCacheSettings = field(default_factory=TrunkCacheSettings)
-
-
-SECTIONS = tuple(item.name for item in fields(Recipe) if item.name not in ("name", "seed"))
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+    channel: ChannelSettings = field(default_factory=ChannelSettings)
+    device: tuple[DeviceSettings, ...] = ()
+    server: tuple[ServerSettings, ...] = ()

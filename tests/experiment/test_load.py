@@ -3,7 +3,7 @@
 import math
 import tomllib
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedfit.errors import RecipeError
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
-from fedfit.settings import SECTIONS, AdapterSettings, DataSettings, Recipe, TrainingSettings
+from fedfit.settings import AdapterSettings, DataSettings, Recipe, TrainingSettings
 
 
 def faults(text: str = "", *overrides: str) -> dict[str, tuple[object, str]]:
@@ -66,7 +66,7 @@ def test_a_fault_is_told_once() -> None:
         ("[adaptor]\nrank = 3", "adaptor", "did you mean adapter?"),
         ("rounds = 3", "rounds", "did you mean federation.rounds?"),
         ("[training]\nrank = 3", "training.rank", "did you mean adapter.rank?"),
-        ("[federation]\nseed = 3", "federation.seed", "did you mean seed?"),
+        ("[federation]\nseed = 3", "federation.seed", "did you mean seed or fleet.seed?"),
         ("[data]\ncolumn = 3", "data.column", "did you mean data.columns or partition.column?"),
         ("[training]\nalpha = 3", "training.alpha", "did you mean partition.alpha or adapter.alpha?"),
         ("learning_rat = 3", "learning_rat", "did you mean training.learning_rate?"),
@@ -157,7 +157,7 @@ def test_a_malformed_override_shows_how_it_is_written(override: str) -> None:
 
 
 def test_an_override_below_a_key() -> None:
-    assert faults("seed = 1", "seed.x=3") == {"seed.x": ("3", "seed is a key, not a section")}
+    assert faults("seed = 1", "seed.x=3") == {"seed.x": ("3", "seed is a key or a list of tables, not a section")}
     assert faults("", "federation.rounds.x=3") == {"federation.rounds": ({"x": 3}, "must be a whole number")}
 
 
@@ -183,6 +183,7 @@ def test_what_is_written_out_is_read_back() -> None:
     assert to_toml(parse_recipe(to_toml(recipe))) == to_toml(recipe)
 
 
+SECTIONS = [item.name for item in fields(Recipe) if is_dataclass(getattr(Recipe(), item.name))]
 KEYS = [(section, item.name) for section in SECTIONS for item in fields(getattr(Recipe(), section))]
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.booleans()
@@ -222,7 +223,7 @@ def test_no_override_raises_anything_else(override: str) -> None:
 def test_every_default_is_of_its_own_type() -> None:
     """What the schema says of itself: all defaults, written out in full, are read back as they were."""
     assert parse_recipe(to_toml(Recipe())) == Recipe()
-    assert set(tomllib.loads(to_toml(Recipe()))) == {"name", "seed", *SECTIONS}
+    assert set(tomllib.loads(to_toml(Recipe()))) == {"name", "seed", "device", "server", *SECTIONS}
 
 
 def test_text_that_is_not_toml_is_told_with_its_origin() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from fedfit.errors import Fault, ModelError, RecipeError
+from fedfit.experiment.fleet_faults import plan_faults
+from fedfit.experiment.limits import choose, limit_faults
 from fedfit.settings import FILE_SOURCES, Recipe
 
 
@@ -21,7 +19,7 @@ def validate(recipe: Recipe) -> None:
     Raises:
         RecipeError: with every fault found.
     """
-    faults = [*key_faults(recipe), *_data(recipe), *_federation(recipe)]
+    faults = [*key_faults(recipe), *_data(recipe), *_federation(recipe), *plan_faults(recipe)]
     told = {fault.key for fault in faults}
     faults += [fault for fault in _against_model(recipe) if fault.key not in told]
     if faults:
@@ -30,43 +28,17 @@ def validate(recipe: Recipe) -> None:
 
 def validate_offline(recipe: Recipe) -> list[Fault]:
     """The faults that can be seen without reading the model's configuration or any file."""
-    return [*key_faults(recipe), *_data(recipe, files=False), *_federation(recipe)]
+    return [*key_faults(recipe), *_data(recipe, files=False), *_federation(recipe), *plan_faults(recipe)]
 
 
 def key_faults(recipe: Recipe) -> list[Fault]:
     """The faults of single keys, whatever the others hold."""
-    return [*_limits(recipe, ""), *_name(recipe), *_rule(recipe), *_adapter(recipe), *_cache(recipe)]
+    return [*limit_faults(recipe), *_name(recipe), *_rule(recipe), *_adapter(recipe), *_cache(recipe)]
 
 
 def _name(recipe: Recipe) -> Iterator[Fault]:
     if recipe.name in ("", ".", "..") or "/" in recipe.name or not recipe.name.isprintable():
         yield Fault("name", recipe.name, "it names the run folder; give one word or several, without / and line breaks")
-
-
-def _limits(section: Any, prefix: str) -> Iterator[Fault]:
-    for item in fields(section):
-        value, limits, name = getattr(section, item.name), item.metadata, prefix + item.name
-        if is_dataclass(value):
-            yield from _limits(value, f"{name}.")
-        if value is None or isinstance(value, bool | tuple):
-            continue
-        if isinstance(value, float) and not math.isfinite(value):
-            yield Fault(name, value, "must be a finite number")
-            continue
-        if "choices" in limits and value not in limits["choices"]:
-            yield Fault(name, value, _choose(value, limits["choices"]))
-        if "minimum" in limits and not value >= limits["minimum"]:
-            yield Fault(name, value, f"must be at least {limits['minimum']}")
-        if "above" in limits and not value > limits["above"]:
-            yield Fault(name, value, f"must be above {limits['above']}")
-        if "maximum" in limits and not value <= limits["maximum"]:
-            yield Fault(name, value, f"must be at most {limits['maximum']}")
-
-
-def _choose(value: object, choices: tuple[str, ...] | list[str]) -> str:
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}choose one of {', '.join(choices)}"
 
 
 def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
@@ -118,7 +90,7 @@ def _rule(recipe: Recipe) -> Iterator[Fault]:
 
     rule = recipe.federation.rule
     if rule not in RULES:
-        yield Fault("federation.rule", rule, _choose(rule, tuple(RULES)))
+        yield Fault("federation.rule", rule, choose(rule, tuple(RULES)))
 
 
 def _federation(recipe: Recipe) -> Iterator[Fault]:
@@ -149,7 +121,7 @@ def _adapter(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("adapter.targets", [], f"name at least one of {', '.join(TARGETS)}")
     for target in adapter.targets:
         if target not in TARGETS:
-            yield Fault("adapter.targets", target, _choose(target, TARGETS))
+            yield Fault("adapter.targets", target, choose(target, TARGETS))
     if len(set(adapter.targets)) != len(adapter.targets):
         yield Fault("adapter.targets", list(adapter.targets), "name each matrix once")
     try:

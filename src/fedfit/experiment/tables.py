@@ -1,0 +1,187 @@
+"""From a TOML document to frozen dataclasses: shape and types of every key, with all faults at once."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fedfit.errors import Fault, RecipeError
+from fedfit.schema import DRAWS, Draw
+
+_MISSING = object()
+_NOT_TOML = (ValueError, RecursionError)  # tomllib's own error, a number of too many digits, brackets nested too deep
+
+T = TypeVar("T")
+
+
+def read_toml(text: str, origin: str) -> dict[str, Any]:
+    """The document in ``text``.
+
+    Raises:
+        RecipeError: when it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except _NOT_TOML as error:
+        raise RecipeError([Fault("recipe", origin, f"is not TOML: {error}")]) from error
+
+
+def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:
+    """Sets ``section.key=value`` in ``document``, the value in TOML; a bare word is taken as a string."""
+    path, equals, raw = words.partition("=")
+    *sections, last = path.strip().split(".")
+    if not equals or not last:
+        faults.append(Fault("override", words, "write section.key=value, for example federation.rounds=10"))
+        return
+    table = document
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            faults.append(Fault(path, raw, f"{section} is a key or a list of tables, not a section"))
+            return
+    table[last] = _override_value(raw.strip())
+
+
+def _override_value(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except _NOT_TOML:
+        return raw
+
+
+def build_settings(kind: type[T], document: Mapping[str, Any], faults: list[Fault]) -> T:
+    """``document`` as a ``kind``; what is wrong is added to ``faults``, and the key holds its default."""
+    built = _Builder(kind, faults).table(kind, document, "")
+    assert isinstance(built, kind)
+    return built
+
+
+class _Builder:
+    """Walks a document beside its schema ``root``, which is also where misspelt keys are looked for."""
+
+    def __init__(self, root: Any, faults: list[Fault]) -> None:
+        self._root, self._faults = root, faults
+
+    def table(self, kind: Any, table: Mapping[str, Any], prefix: str) -> Any:
+        hints = get_type_hints(kind)
+        known = {item.name: item for item in fields(kind)}
+        for name in table:
+            if name not in known:
+                self._fault(prefix + name, table[name], self._unknown(name, prefix, known))
+        values = {}
+        for name, item in known.items():
+            given = table.get(name, _MISSING)
+            rows = _rows_of(hints[name])
+            if is_dataclass(hints[name]):
+                values[name] = self._section(hints[name], given, prefix + name)
+            elif rows is not None:
+                values[name] = self._rows(rows, given, prefix + name)
+            elif given is not _MISSING:
+                values[name] = self._value(given, hints[name], item, prefix + name)
+        return kind(**values)
+
+    def _section(self, kind: Any, given: Any, name: str) -> Any:
+        if given is _MISSING:
+            return kind()
+        if not isinstance(given, dict):
+            self._fault(name, given, f"{name} is a section; write [{name}] and its keys below")
+            return kind()
+        return self.table(kind, given, f"{name}.")
+
+    def _rows(self, kind: Any, given: Any, name: str) -> tuple[Any, ...]:
+        if given is _MISSING:
+            return ()
+        if not isinstance(given, list) or not all(isinstance(row, dict) for row in given):
+            self._fault(name, given, f"{name} is a list of tables; write [[{name}]] and its keys below, once for each")
+            return ()
+        return tuple(self.table(kind, row, f"{name}[{number}].") for number, row in enumerate(given))
+
+    def _value(self, given: Any, hint: Any, item: Field[Any], name: str) -> Any:
+        accepted = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        for kind in accepted:
+            value = _coerce(given, kind)
+            if value is not _MISSING:
+                return value
+        wanted = " or ".join(_readable(kind) for kind in accepted if kind is not type(None))
+        self._fault(name, given, f"must be {wanted}")
+        return item.default if item.default is not MISSING else None
+
+    def _unknown(self, name: str, prefix: str, known: Iterable[str]) -> str:
+        """The remedy: the nearest name here and the same name elsewhere, else the nearest anywhere."""
+        places = self._places()
+        here = difflib.get_close_matches(name, list(known), n=1)
+        anywhere = difflib.get_close_matches(name, list(places), n=1)
+        meant = [prefix + near for near in here] + places.get(name, [])
+        meant = meant or [key for near in anywhere for key in places[near]]
+        if meant:
+            return f"unknown key; did you mean {' or '.join(meant)}?"
+        return f"unknown key; known here: {', '.join(known)}"
+
+    def _places(self) -> dict[str, list[str]]:
+        """Every key by its bare name; some are in several sections."""
+        places: dict[str, list[str]] = {}
+        for name, hint in get_type_hints(self._root).items():
+            rows = _rows_of(hint)
+            if not is_dataclass(hint) and rows is None:
+                places.setdefault(name, []).insert(0, name)
+                continue
+            for item in fields(rows or hint):
+                places.setdefault(item.name, []).append(f"{name}{'[]' if rows else ''}.{item.name}")
+        return places
+
+    def _fault(self, name: str, value: object, remedy: str) -> None:
+        self._faults.append(Fault(name, value, remedy))
+
+
+def _rows_of(hint: Any) -> Any:
+    """The dataclass of a list of tables, or ``None``."""
+    if get_origin(hint) is tuple and is_dataclass(get_args(hint)[0]):
+        return get_args(hint)[0]
+    return None
+
+
+def _coerce(given: Any, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        member = get_args(kind)[0]
+        items = [given] if isinstance(given, str) and member is str else given
+        if isinstance(items, list) and all(_coerce(part, member) is not _MISSING for part in items):
+            return tuple(items)
+        return _MISSING
+    if kind is Draw:
+        return _draw(given)
+    if kind is float and type(given) is int and abs(given) < 2**53:  # beyond, not every whole number is a float
+        return float(given)
+    return given if type(given) is kind else _MISSING
+
+
+def _draw(given: Any) -> Any:
+    if not isinstance(given, dict) or len(given) != 1:
+        return _MISSING
+    ((name, values),) = given.items()
+    numbers = [_coerce(value, float) for value in values] if isinstance(values, list) else []
+    few = len(numbers) != 2 if name != "choice" else not numbers
+    if name not in DRAWS or few or _MISSING in numbers:
+        return _MISSING
+    return Draw(name, tuple(numbers))
+
+
+def _readable(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return {str: "a list of strings", int: "a list of whole numbers"}[get_args(kind)[0]]
+    if kind is Draw:
+        return f"a distribution such as {{uniform = [low, high]}} ({', '.join(DRAWS)})"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[kind]
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` as TOML can hold it: what is unset is left out."""
+    if isinstance(value, Draw):
+        return value.to_toml()
+    if is_dataclass(value):
+        given = {item.name: getattr(value, item.name) for item in fields(value)}
+        return {name: to_plain(item) for name, item in given.items() if item is not None}
+    return [to_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
