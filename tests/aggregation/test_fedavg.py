@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from fedfit.aggregation.base import check_finite, named_tensors, with_tensors
 from fedfit.aggregation.fedavg import FedAvg
+from fedfit.aggregation.resize import resize_update
 from fedfit.aggregation.rules import RULES
 from fedfit.errors import UpdateRefused
-from fedfit.records import Factors, Update
+from fedfit.records import AdapterSize, Factors, Update
 from tests.builders import random_update, same_bits
 
 RULE = FedAvg()
@@ -118,7 +119,17 @@ def test_one_update_is_alive_at_a_time() -> None:
 def test_dispatch_and_adapter_are_the_whole_state() -> None:
     assert RULE.init(STATE) is STATE
     assert RULE.adapter(STATE) is STATE
-    assert RULE.dispatch(STATE, device=3, seed=1) is STATE
+    assert RULE.dispatch(STATE, device=3, size=AdapterSize(2, 2.0), seed=1) is STATE
+
+
+@pytest.mark.parametrize("size", [AdapterSize(1, 2.0), AdapterSize(3, 2.0), AdapterSize(2, 1.0)])
+def test_one_size_for_all_after_a_resize(size: AdapterSize) -> None:
+    with pytest.raises(ValueError, match="resize it first"):
+        RULE.dispatch(STATE, device=3, size=size, seed=1)
+    resized = RULE.resize(STATE, size, seed=5)
+    assert same_bits(resized, resize_update(STATE, size, seed=5))
+    assert RULE.dispatch(resized, device=3, size=size, seed=1) is resized
+    assert RULE.mixed_ranks is False
 
 
 def test_names_there_and_back() -> None:

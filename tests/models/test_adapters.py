@@ -9,12 +9,12 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from fedfit.errors import UpdateRefused
-from fedfit.models.adapters import AdapterState, inject, save_adapter
+from fedfit.models.adapters import AdapterState, check_same_form, inject, save_adapter
 from fedfit.models.families import FAMILIES, TARGETS, family_of
 from fedfit.models.split import SplitModel
 from fedfit.records import Factors, Update
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
+from tests.builders import CLASSES, HIDDEN, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(8, seed=3)
 
@@ -88,10 +88,19 @@ def broken(update: Update) -> dict[str, Update]:
         "factor unknown": replace(update, factors={**update.factors, "bert.unknown": pair}),
         "factor misspelt": replace(update, factors={**others, name + "_": pair}),
         "A transposed": with_pair(replace(pair, a=pair.a.T.contiguous())),
-        "rank cut": with_pair(replace(pair, a=pair.a[:1], b=pair.b[:, :1])),
+        "A of another rank than B": with_pair(replace(pair, a=pair.a[:1])),
+        "rank above the resident": with_pair(replace(pair, a=torch.ones(4, HIDDEN), b=torch.ones(HIDDEN, 4))),
+        "rank 0": with_pair(replace(pair, a=pair.a[:0], b=pair.b[:, :0])),
+        "A of another width": with_pair(replace(pair, a=pair.a[:, 1:])),
+        "A flat": with_pair(replace(pair, a=pair.a.flatten())),
+        "A no matrix": with_pair(replace(pair, a=torch.tensor(1.0))),
         "B that would broadcast": with_pair(replace(pair, b=pair.b[:1])),
-        "other scale": with_pair(replace(pair, scale=pair.scale * 2)),
-        "other type": with_pair(replace(pair, a=pair.a.double())),
+        "scale 0": with_pair(replace(pair, scale=0.0)),
+        "scale negative": with_pair(replace(pair, scale=-1.0)),
+        "scale not finite": with_pair(replace(pair, scale=float("inf"))),
+        "scale no number": with_pair(replace(pair, scale=float("nan"))),
+        "A of other type": with_pair(replace(pair, a=pair.a.double())),
+        "B of other type": with_pair(replace(pair, b=pair.b.half())),
         "head missing": replace(update, head=head),
         "no head at all": replace(update, head={}),
         "head unknown": replace(update, head={**update.head, "pooler.weight": bias}),
@@ -101,8 +110,10 @@ def broken(update: Update) -> dict[str, Update]:
 
 
 CASES = [
-    "factor missing", "factor unknown", "factor misspelt", "A transposed", "rank cut", "B that would broadcast", "other scale",
-    "other type", "head missing", "no head at all", "head unknown", "head misshapen", "head of other type",
+    "factor missing", "factor unknown", "factor misspelt", "A transposed", "A of another rank than B",
+    "rank above the resident", "rank 0", "A of another width", "A flat", "A no matrix", "B that would broadcast", "scale 0",
+    "scale negative", "scale not finite", "scale no number", "A of other type", "B of other type", "head missing",
+    "no head at all", "head unknown", "head misshapen", "head of other type",
 ]  # fmt: skip
 
 
@@ -115,6 +126,15 @@ def test_load_is_strict_and_a_refused_update_leaves_the_model_as_it_was(case: st
     with pytest.raises(UpdateRefused):
         split.adapter.load(cases[case])
     assert same_bits(split.adapter.snapshot(), before)
+
+
+def test_a_reply_must_have_the_rank_and_the_scale_that_were_sent(tiny_bert: Path) -> None:
+    sent = tiny_split(tiny_bert).adapter.snapshot()
+    check_same_form(filled(sent), sent)
+    name, pair = next(iter(sent.factors.items()))
+    for other in (Factors(pair.a[:2], pair.b[:, :2], pair.scale), replace(pair, scale=pair.scale * 2)):
+        with pytest.raises(UpdateRefused, match="scale"):
+            check_same_form(replace(sent, factors={**sent.factors, name: other}), sent)
 
 
 def test_a_frozen_head_refuses_a_sent_one(tiny_bert: Path) -> None:

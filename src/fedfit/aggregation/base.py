@@ -9,19 +9,31 @@ from typing import Any, Protocol
 import torch
 
 from fedfit.errors import UpdateRefused
-from fedfit.records import Factors, Update
+from fedfit.records import AdapterSize, Factors, Update
 
 _MOST_SAMPLES = 2.0**53  # beyond it a weighted sum in float64 could overflow, and no device has as many
 
 
 class Rule(Protocol):
-    """State in, state out; no state of its own. One update is in memory at a time."""
+    """State in, state out; no state of its own. One update is in memory at a time, unless a rule says what it must keep.
+
+    ``mixed_ranks`` says whether devices may train at different ranks, up to the global one, in one round. For a rule without
+    it, a round whose rank differs begins with ``resize``, and all devices are sent that rank.
+    """
+
+    mixed_ranks: bool
 
     def init(self, adapter: Update) -> Any:
         """The server's state before the first round, from the freshly drawn global adapter."""
 
-    def dispatch(self, state: Any, device: int, seed: int) -> Update:
-        """What ``device`` is sent and trains; draws come from ``seed``."""
+    def resize(self, state: Any, size: AdapterSize, seed: int) -> Any:
+        """The state with the global adapter at another rank; what was learned is kept as far as the rank can hold it."""
+
+    def dispatch(self, state: Any, device: int, size: AdapterSize, seed: int) -> Update:
+        """What ``device`` is sent and trains, at ``size``; draws come from ``seed``.
+
+        ``size`` is the global adapter's own, unless the rule is one for ``mixed_ranks``.
+        """
 
     def apply(self, state: Any, updates: Iterable[Update]) -> Any:
         """The state after a round; unchanged when there is no update."""

@@ -13,18 +13,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fedfit.aggregation.base import named_tensors, with_tensors
-from fedfit.records import Update
+from fedfit.aggregation.resize import resize_update
+from fedfit.records import AdapterSize, Update
 
 
 class FedAvg:
-    """Sample-weighted mean of the factors and of the head."""
+    """Sample-weighted mean of the factors and of the head. All devices of a round train at the global rank."""
+
+    mixed_ranks = False
 
     def init(self, adapter: Update) -> Update:
         """The state is the global adapter itself."""
         return adapter
 
-    def dispatch(self, state: Update, device: int, seed: int) -> Update:
-        """Every device gets the whole."""
+    def resize(self, state: Update, size: AdapterSize, seed: int) -> Update:
+        """The nearest product of the new rank."""
+        return resize_update(state, size, seed)
+
+    def dispatch(self, state: Update, device: int, size: AdapterSize, seed: int) -> Update:
+        """Every device gets the whole.
+
+        Raises:
+            ValueError: when ``size`` is not that of the global adapter; factors of different ranks have no mean.
+        """
+        if any(AdapterSize(len(pair.a), pair.scale) != size for pair in state.factors.values()):
+            raise ValueError(f"the global adapter must have the size of its devices, {size}; resize it first")
         return state
 
     def apply(self, state: Update, updates: Iterable[Update]) -> Update:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from fedfit.aggregation.base import Rule
 from fedfit.aggregation.fedavg import FedAvg
+from fedfit.aggregation.flexlora import FlexLora
 
-RULES: dict[str, type[Rule]] = {"fedavg": FedAvg}
+RULES: dict[str, type[Rule]] = {"fedavg": FedAvg, "flexlora": FlexLora}

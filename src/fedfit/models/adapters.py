@@ -1,11 +1,14 @@
 """PEFT in and out: LoRA is injected by PEFT, read and written as an ``Update``, and saved in PEFT's own format.
 
+The rank is not fixed: what is loaded brings its own, from 1 to the one that the model was built with.
+
 Names are those of the base model's modules (``bert.encoder.layer.3.attention.self.query``) and head parameters
 (``classifier.weight``), not PEFT's wrappers: what travels does not depend on how PEFT names things.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +21,8 @@ from torch import nn
 from fedfit.errors import UpdateRefused
 from fedfit.models.families import Family
 from fedfit.models.fused_lora import FusedLora
+from fedfit.models.peft_files import CARD, describe_sizes
+from fedfit.models.resident_pair import ResidentPair
 from fedfit.records import Factors, Update
 from fedfit.settings import AdapterSettings
 
@@ -27,6 +32,7 @@ _ADAPTER = "default"  # PEFT's name of the one adapter that a model here has
 def inject(model: nn.Module, family: Family, settings: AdapterSettings, layers: tuple[int, ...], seed: int) -> PeftModel:
     """Wraps ``model`` with LoRA on ``settings.targets`` of ``layers``; A is drawn from ``seed``, B is zero.
 
+    Rank and scale are those of ``settings.size(settings.rank)``; with `constant` too PEFT's α/r is that scale.
     The head is always saved with the adapter, also when frozen: a fresh head cannot be had from anywhere else.
     """
     ends = [family.targets[target] for target in settings.targets]
@@ -34,6 +40,7 @@ def inject(model: nn.Module, family: Family, settings: AdapterSettings, layers: 
         task_type=TaskType.SEQ_CLS,
         r=settings.rank,
         lora_alpha=settings.alpha,
+        use_rslora=settings.scaling == "alpha/sqrt(r)",
         lora_dropout=settings.dropout,
         target_modules=[f"layer.{layer}.{end}" for layer in layers for end in ends],
         layers_to_transform=list(layers),
@@ -73,37 +80,39 @@ def head_parameters(model: PeftModel, family: Family) -> dict[str, nn.Parameter]
 class AdapterState:
     """The trainable tensors of the resident model, copied in and out in place; nothing is built.
 
-    ``factors`` maps a module to its parameters ``(A, B)`` and scale; ``head`` is empty when the head is frozen.
+    ``rank`` is the resident rank, the highest that can be loaded; ``head`` is empty when the head is frozen.
     """
 
     def __init__(self, model: PeftModel, family: Family) -> None:
-        self.factors = {
-            name: (
-                cast(nn.Parameter, module.lora_A[_ADAPTER].weight),
-                cast(nn.Parameter, module.lora_B[_ADAPTER].weight),
-                float(module.scaling[_ADAPTER]),
-            )
-            for name, module in lora_modules(model).items()
-        }
+        self._pairs = {name: ResidentPair(module, _ADAPTER) for name, module in lora_modules(model).items()}
+        self.rank = max(pair.a.shape[0] for pair in self._pairs.values())
         head = head_parameters(model, family)
         self.head = {name: parameter for name, parameter in head.items() if parameter.requires_grad}
 
+    @property
+    def factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter, float]]:
+        """Parameters ``(A, B)`` and scale by module, at the rank that was loaded last."""
+        return {name: (pair.a, pair.b, pair.scale) for name, pair in self._pairs.items()}
+
     def parameters(self) -> list[nn.Parameter]:
         """Every trainable parameter, in a fixed order."""
-        pairs = [parameter for a, b, _ in self.factors.values() for parameter in (a, b)]
+        pairs = [parameter for pair in self._pairs.values() for parameter in (pair.a, pair.b)]
         return [*pairs, *self.head.values()]
 
     @torch.no_grad()
     def load(self, update: Update) -> None:
-        """Copies ``update`` into the model.
+        """Copies ``update`` into the model, which takes over its ranks and scales.
+
+        Modules may differ in rank, and each scale may be any positive number. Gradients of a pair whose rank changes are
+        dropped; an optimiser made before such a change is of no use after it.
 
         Raises:
-            UpdateRefused: when a tensor is missing, unknown, of another shape or type, or a scale differs.
+            UpdateRefused: when a tensor is missing, unknown, or of another shape or type, A and B differ in rank, or the
+                rank is above the resident one. The model is then as it was.
         """
-        check_same_form(update, self._view())
-        for name, (a, b, _) in self.factors.items():
-            a.copy_(update.factors[name].a)
-            b.copy_(update.factors[name].b)
+        check_loadable(update, self._view(), self.rank)
+        for name, pair in self._pairs.items():
+            pair.load(update.factors[name])
         for name, parameter in self.head.items():
             parameter.copy_(update.head[name])
 
@@ -118,7 +127,7 @@ class AdapterState:
         )
 
     def _view(self) -> Update:
-        factors = {name: Factors(a.data, b.data, scale) for name, (a, b, scale) in self.factors.items()}
+        factors = {name: pair.factors for name, pair in self._pairs.items()}
         return Update(factors=factors, head={name: parameter.data for name, parameter in self.head.items()})
 
 
@@ -132,6 +141,37 @@ def check_same_form(update: Update, reference: Update) -> None:
     Raises:
         UpdateRefused: naming the first tensor that is missing, unknown or of another shape or type.
     """
+    _check_names_and_head(update, reference)
+    for name, factors in update.factors.items():
+        known = reference.factors[name]
+        if (_form(factors.a), _form(factors.b), factors.scale) != (_form(known.a), _form(known.b), known.scale):
+            raise UpdateRefused(
+                f"{name}: {_pair_form(factors)}; wanted A {_form(known.a)}, B {_form(known.b)}, scale {known.scale}"
+            )
+
+
+def check_loadable(update: Update, resident: Update, most: int) -> None:
+    """Holds ``update`` to the names, types and shapes of ``resident``, with ranks from 1 to ``most`` and any positive scale.
+
+    Raises:
+        UpdateRefused: naming the first tensor that cannot be loaded.
+    """
+    _check_names_and_head(update, resident)
+    for name, factors in update.factors.items():
+        known = resident.factors[name]
+        inputs, outputs, kind = known.a.shape[1], known.b.shape[0], known.a.dtype
+        rank = factors.a.shape[0] if factors.a.dim() else 0
+        shapes_fit = (factors.a.shape, factors.b.shape) == ((rank, inputs), (outputs, rank)) and 1 <= rank <= most
+        if not shapes_fit or not factors.a.dtype == factors.b.dtype == kind:
+            raise UpdateRefused(
+                f"{name}: {_pair_form(factors)}; wanted A (rank, {inputs}) and B ({outputs}, rank) of {kind} "
+                f"with one rank from 1 to {most}"
+            )
+        if not (math.isfinite(factors.scale) and factors.scale > 0):
+            raise UpdateRefused(f"{name}: the scale {factors.scale} is not a positive number")
+
+
+def _check_names_and_head(update: Update, reference: Update) -> None:
     for group, there, wanted in (
         ("adapter", set(update.factors), set(reference.factors)),
         ("head", set(update.head), set(reference.head)),
@@ -139,16 +179,13 @@ def check_same_form(update: Update, reference: Update) -> None:
         if there != wanted:
             missing, unknown = sorted(wanted - there), sorted(there - wanted)
             raise UpdateRefused(f"{group}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    for name, factors in update.factors.items():
-        known = reference.factors[name]
-        if (_form(factors.a), _form(factors.b), factors.scale) != (_form(known.a), _form(known.b), known.scale):
-            raise UpdateRefused(
-                f"{name}: got A {_form(factors.a)}, B {_form(factors.b)}, scale {factors.scale}; "
-                f"wanted A {_form(known.a)}, B {_form(known.b)}, scale {known.scale}"
-            )
     for name, tensor in update.head.items():
         if _form(tensor) != _form(reference.head[name]):
             raise UpdateRefused(f"{name}: got {_form(tensor)}, wanted {_form(reference.head[name])}")
+
+
+def _pair_form(factors: Factors) -> str:
+    return f"got A {_form(factors.a)}, B {_form(factors.b)}, scale {factors.scale}"
 
 
 def _form(tensor: torch.Tensor) -> str:
@@ -156,25 +193,9 @@ def _form(tensor: torch.Tensor) -> str:
 
 
 def save_adapter(model: PeftModel, folder: Path, base_model: str) -> None:
-    """Writes PEFT's own format; ``PeftModel.from_pretrained(base, folder)`` loads it."""
-    model.peft_config[_ADAPTER].base_model_name_or_path = base_model
+    """Writes PEFT's own format at the ranks and scales of now; ``PeftModel.from_pretrained(base, folder)`` loads it."""
+    config = model.peft_config[_ADAPTER]
+    config.base_model_name_or_path = base_model
+    describe_sizes(config, lora_modules(model), _ADAPTER)
     model.save_pretrained(str(folder))
-    (folder / "README.md").write_text(_CARD.format(base_model=base_model), encoding="utf-8")
-
-
-_CARD = """# A LoRA adapter and classification head, trained by fedfit
-
-Base model: `{base_model}`. `labels.json` names the classes, in the order of the outputs.
-
-```python
-import json
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-labels = json.load(open("labels.json"))
-base = AutoModelForSequenceClassification.from_pretrained("{base_model}", num_labels=len(labels))
-model = PeftModel.from_pretrained(base, ".").eval()
-tokens = AutoTokenizer.from_pretrained("{base_model}")("a text", return_tensors="pt")
-print(labels[model(**tokens).logits.argmax()])
-```
-"""
+    (folder / "README.md").write_text(CARD.format(base_model=base_model), encoding="utf-8")

@@ -1,0 +1,78 @@
+"""FlexLoRA: devices of different ranks, averaged as products.
+
+Bai et al., "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources", NeurIPS 2024,
+arXiv 2402.11505. A device gets the best factors of its rank of the global ``ΔW``, and trains them; the server does
+
+    ΔW = Σ p_i s_i B_i A_i,   s·B·A = the nearest product of the global rank,   head = Σ p_i head_i,   p_i = n_i / Σ n_j
+
+The paper builds ``ΔW``. Here it stays in factors: the QR of the stacked ``[√p_i s_i B_i]`` and ``[√p_i A_i]`` and the SVD of a
+core of size Σr_i give the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from fedfit.aggregation.low_rank import nearest_factors
+from fedfit.aggregation.resize import resize_update
+from fedfit.records import AdapterSize, Factors, Update
+
+
+class FlexLora:
+    """Sample-weighted mean of the products, cut to the global rank; sample-weighted mean of the head.
+
+    Memory: heads are summed as they come, but the factors of a round's updates are kept until the last is there,
+    ``Σr_i·(d + k)`` numbers a module. To cut the sum after each update would need one at a time, but the result would depend
+    on the order, and small directions that many devices share would be lost.
+    """
+
+    mixed_ranks = True
+
+    def init(self, adapter: Update) -> Update:
+        """The state is the global adapter itself."""
+        return adapter
+
+    def resize(self, state: Update, size: AdapterSize, seed: int) -> Update:
+        """The nearest product of the new rank."""
+        return resize_update(state, size, seed)
+
+    def dispatch(self, state: Update, device: int, size: AdapterSize, seed: int) -> Update:
+        """The best factors of the device's rank."""
+        return resize_update(state, size, seed)
+
+    def apply(self, state: Update, updates: Iterable[Update]) -> Update:
+        """The sums are formed in float64; the global rank and scale stay those of ``state``."""
+        total = 0.0
+        heads = {name: tensor.double().zero_() for name, tensor in state.head.items()}
+        received: dict[str, list[tuple[float, Factors]]] = {name: [] for name in state.factors}
+        for update in updates:
+            total += update.weight
+            _add_head(heads, update)
+            for name, pairs in received.items():
+                pairs.append((update.weight, update.factors[name]))
+            del update  # its head, before the next is made
+        if total == 0.0:
+            return state
+        factors = {
+            name: _mean_product([(weight / total, pair) for weight, pair in received[name]], old)
+            for name, old in state.factors.items()
+        }
+        return Update(factors, {name: (accumulated / total).to(state.head[name].dtype) for name, accumulated in heads.items()})
+
+    def adapter(self, state: Update) -> Update:
+        """The state is the global adapter itself."""
+        return state
+
+
+def _add_head(sums: dict[str, torch.Tensor], update: Update) -> None:
+    for name, tensor in update.head.items():
+        sums[name].add_(tensor.double(), alpha=update.weight)
+
+
+def _mean_product(shares: list[tuple[float, Factors]], old: Factors) -> Factors:
+    b = torch.cat([pair.b.double() * (math.sqrt(share) * pair.scale) for share, pair in shares], dim=1)
+    a = torch.cat([pair.a.double() * math.sqrt(share) for share, pair in shares])
+    return nearest_factors(b, a, AdapterSize(len(old.a), old.scale), old)

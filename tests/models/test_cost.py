@@ -1,0 +1,279 @@
+"""Counts held to torch's own counter on the real model, to the integer, and parameters to the real tensors."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop_count, sdpa_flop_count
+
+from fedfit.errors import ModelError
+from fedfit.models import families
+from fedfit.models.cost import (
+    HEAD_LAYERS,
+    TARGETS,
+    ModelShape,
+    adapted_matrices,
+    factor_parameters,
+    head_parameters,
+    model_shape,
+)
+from fedfit.models.flops import (
+    Affine,
+    batch_flops,
+    evaluation_batch_flops,
+    evaluation_flops,
+    step_flops,
+    trunk_flops,
+)
+from fedfit.models.split import SplitModel
+from fedfit.settings import AdapterSettings
+from tests.builders import CLASSES, HIDDEN, LAYERS, tiny_split
+
+FAMILIES = sorted(families.FAMILIES)
+LAYER_CHOICES: dict[str, Any] = {
+    "last:1": "last:1",
+    "last:2": "last:2",
+    "first:2": "first:2",
+    "all": "all",
+    "1 and 3": (1, 3),
+}
+TARGET_CHOICES: dict[str, tuple[str, ...]] = {
+    **{target: (target,) for target in TARGETS},
+    "query, value": ("query", "value"),
+    "value, output": ("value", "output"),
+    "all six": TARGETS,
+}
+# Rank 1, one between, one as large as the hidden size; the head trained and frozen.
+SIZES: list[tuple[int, str]] = [(1, "train"), (3, "freeze"), (8, "train"), (HIDDEN, "freeze")]
+
+
+def _linear_pointwise_flop(rows: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """``(…, in)`` by a packed ``(out, in)``: two operations for each number of the output and each input."""
+    assert out_shape[-1] == weight[0]
+    assert rows[-1] == weight[1]
+    return 2 * int(np.prod(out_shape)) * int(rows[-1])
+
+
+_forward_flop: Callable[..., int] = sdpa_flop_count
+_backward_flop: Callable[..., int] = sdpa_backward_flop_count
+
+
+def counter() -> FlopCounterMode:
+    """Torch's counter, told of operators that it does not know: ``addmm`` in place, oneDNN's packed product, and the fused
+    attention of the CPU, which it knows by the names of the GPU's."""
+    aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+    known: dict[Any, Callable[..., int]] = {
+        aten.addmm_: lambda into, left, right, **_: addmm_flop(into, left, right),
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: _forward_flop(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: _backward_flop(g, q, k, v),
+    }
+    if hasattr(mkldnn, "_linear_pointwise"):
+        known[mkldnn._linear_pointwise] = _linear_pointwise_flop
+    return FlopCounterMode(display=False, custom_mapping=known)
+
+
+def counted_step(split: SplitModel, lengths: list[int], *, trunk: bool = True, dropout: bool = False) -> int:
+    """What torch counts for the real forward and backward pass, with or without the trunk."""
+    ids = torch.randint(5, 100, (len(lengths), max(lengths)))
+    hidden = split.trunk(ids, None)
+    labels = torch.arange(len(lengths)) % CLASSES
+    split.train_mode(True, base_dropout=dropout)
+    for parameter in split.adapter.parameters():
+        parameter.grad = None
+    with counter() as count:
+        if trunk:
+            hidden = split.trunk(ids, None)
+        loss = functional.cross_entropy(split.tail(hidden, torch.tensor(lengths)), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+    split.train_mode(False)
+    return int(count.get_total_flops())
+
+
+def counted_evaluation(split: SplitModel, lengths: list[int]) -> int:
+    ids = torch.randint(5, 100, (len(lengths), max(lengths)))
+    with counter() as count, torch.no_grad():
+        split.tail(split.trunk(ids, None), torch.tensor(lengths))
+    return int(count.get_total_flops())
+
+
+def shape_of(split: SplitModel, **adapter: Any) -> ModelShape:
+    return model_shape(split.config, AdapterSettings(**{"layers": "last:2", **adapter}), CLASSES)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("targets", TARGET_CHOICES.values(), ids=TARGET_CHOICES)
+@pytest.mark.parametrize("layers", LAYER_CHOICES.values(), ids=LAYER_CHOICES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counts_are_those_of_torch(
+    tiny_models: dict[str, Path],
+    family: str,
+    layers: Any,
+    targets: tuple[str, ...],
+    packed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not packed:  # then PEFT's own layers run, as on a GPU
+        monkeypatch.setattr("fedfit.models.split.can_pack", lambda device: False)
+    case = FAMILIES.index(family) + list(LAYER_CHOICES.values()).index(layers) + len(targets)
+    for rank, head in (SIZES[case % 4], SIZES[(case + 1) % 4]):
+        adapter = {"layers": layers, "targets": targets, "head": head}
+        split = tiny_split(tiny_models[family], rank=rank, **adapter)
+        shape = shape_of(split, **adapter)
+        samples, tokens = 3, 7
+        step = samples * step_flops(shape, tokens, trunk=True).at(rank) + batch_flops(shape).at(rank)
+        assert step == counted_step(split, [tokens] * samples)
+        evaluation = samples * evaluation_flops(shape, tokens, trunk=True).at(rank) + evaluation_batch_flops(shape).at(rank)
+        assert evaluation == counted_evaluation(split, [tokens] * samples)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 40])
+@pytest.mark.parametrize("samples", [1, 5])
+def test_counts_hold_at_other_sizes(tiny_bert: Path, samples: int, tokens: int) -> None:
+    adapter: dict[str, Any] = {"layers": (1, 3), "targets": TARGETS}
+    split = tiny_split(tiny_bert, rank=2, **adapter)
+    shape = shape_of(split, **adapter)
+    tail = samples * step_flops(shape, tokens, trunk=False).at(2) + batch_flops(shape).at(2)
+    assert tail == counted_step(split, [tokens] * samples, trunk=False)
+    assert tail + samples * trunk_flops(shape, tokens) == counted_step(split, [tokens] * samples)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_sample_costs_as_much_as_the_longest(tiny_models: dict[str, Path], family: str) -> None:
+    split = tiny_split(tiny_models[family], rank=3)
+    shape = shape_of(split)
+    expected = 3 * step_flops(shape, 9, trunk=False).at(3) + batch_flops(shape).at(3)
+    assert expected == counted_step(split, [9, 4, 6], trunk=False)
+
+
+@pytest.mark.parametrize("targets", TARGET_CHOICES.values(), ids=TARGET_CHOICES)
+@pytest.mark.parametrize("layers", LAYER_CHOICES.values(), ids=LAYER_CHOICES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_of_the_factors_input_makes_keys_and_values_in_full(
+    tiny_models: dict[str, Path], family: str, layers: Any, targets: tuple[str, ...]
+) -> None:
+    adapter = {"layers": layers, "targets": targets, "dropout": 0.5}
+    split = tiny_split(tiny_models[family], rank=3, **adapter)
+    shape = shape_of(split, **adapter)
+    assert 2 * step_flops(shape, 7, trunk=True).at(3) + batch_flops(shape).at(3) == counted_step(split, [7, 7])
+    expected = 2 * evaluation_flops(shape, 7, trunk=True).at(3) + evaluation_batch_flops(shape).at(3)
+    assert expected == counted_evaluation(split, [7, 7])  # no dropout in an evaluation
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_of_the_base_keeps_the_scores_on_a_cpu(tiny_models: dict[str, Path], family: str) -> None:
+    """Then attention is not fused. With ``all`` of 4 layers it runs over all tokens in the lower 3, and each does without the
+    second product of the scores, 2·n²·hidden. The lowest does without the key's gradient as well, which nothing asks for: 4."""
+    split = tiny_split(tiny_models[family], rank=3, layers="all")
+    shape = shape_of(split, layers="all")
+    fused = 2 * step_flops(shape, 7, trunk=True).at(3) + batch_flops(shape).at(3)
+    assert counted_step(split, [7, 7], dropout=True) == fused - 2 * (LAYERS - 1 + 1) * 2 * 7 * 7 * HIDDEN
+
+
+@pytest.mark.parametrize("trunk", [True, False])
+@pytest.mark.parametrize("count", [step_flops, evaluation_flops])
+def test_an_array_of_tokens_gives_one_count_a_sample(tiny_bert: Path, count: Any, trunk: bool) -> None:
+    shape = shape_of(tiny_split(tiny_bert), layers="last:1", targets=("query",))
+    tokens = np.array([1, 7, 64], dtype=np.int32)
+    counts = count(shape, tokens, trunk=trunk)
+    ones = [count(shape, int(number), trunk=trunk) for number in tokens]
+    np.testing.assert_array_equal(counts.fixed, [one.fixed for one in ones])
+    np.testing.assert_array_equal(counts.per_rank, [one.per_rank for one in ones])
+    np.testing.assert_array_equal(counts.at(4), [one.at(4) for one in ones])
+    np.testing.assert_array_equal(trunk_flops(shape, tokens), [trunk_flops(shape, int(number)) for number in tokens])
+
+
+def test_long_samples_of_a_large_model_do_not_overflow() -> None:
+    """RoBERTa-base at 512 tokens: 12·512²·768·2 > 2³¹ in one layer's attention alone."""
+    adapter = AdapterSettings(layers="last:3")
+    shape = model_shape(roberta_base(), adapter, 4)
+    tokens = np.full(2, 512, dtype=np.int32)
+    assert list(step_flops(shape, tokens, trunk=True).at(8)) == [step_flops(shape, 512, trunk=True).at(8)] * 2
+    # A trunk of 9 layers: 4 square maps, 2 of the feed-forward part, and scores and mix of attention, a token.
+    assert list(trunk_flops(shape, tokens)) == [9 * 512 * 2 * (4 * 768**2 + 2 * 768 * 3072 + 2 * 512 * 768)] * 2
+
+
+def test_only_embeddings_below_the_cut_cost_nothing(tiny_bert: Path) -> None:
+    shape = shape_of(tiny_split(tiny_bert, layers="all"), layers="all")
+    assert trunk_flops(shape, 7) == 0
+    assert step_flops(shape, 7, trunk=True) == step_flops(shape, 7, trunk=False)
+
+
+def test_affine() -> None:
+    assert (Affine(3, 2) + Affine(10, 5)).at(4) == 13 + 7 * 4
+
+
+@pytest.mark.parametrize("head", ["train", "freeze"])
+@pytest.mark.parametrize("targets", TARGET_CHOICES.values(), ids=TARGET_CHOICES)
+@pytest.mark.parametrize("layers", LAYER_CHOICES.values(), ids=LAYER_CHOICES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_those_of_the_resident_model(
+    tiny_models: dict[str, Path], family: str, layers: Any, targets: tuple[str, ...], head: str
+) -> None:
+    adapter = {"layers": layers, "targets": targets, "head": head}
+    split = tiny_split(tiny_models[family], rank=5, **adapter)
+    shape = shape_of(split, **adapter)
+    real = split.adapter
+    assert factor_parameters(shape, 5) == sum(a.numel() + b.numel() for a, b, _ in real.factors.values())
+    assert head_parameters(shape) == sum(parameter.numel() for parameter in real.head.values())
+    dimensions = [(b.shape[0], a.shape[1]) for a, b, _ in real.factors.values()]
+    assert sorted(adapted_matrices(shape)) == sorted(dimensions)
+
+
+def roberta_base() -> Any:
+    """RoBERTa-base's configuration with AG News's 4 labels."""
+    from transformers import RobertaConfig
+
+    return RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, num_labels=4)
+
+
+def test_the_papers_total_is_that_of_lora_and_not_of_its_equation_5() -> None:
+    """129,960,968 parameters in the paper: RoBERTa-base with its 4-label head, 124,648,708; the head's copy, 768² + 768 +
+    4·768 + 4 = 593,668; and LoRA of rank 128 on query and value of 12 layers, 128·(768 + 768)·2·12. Equation 5 as printed
+    gives (128 + 768)·768·2·12 for the last."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import RobertaForSequenceClassification
+
+    config = roberta_base()
+    with torch.device("meta"):
+        model = RobertaForSequenceClassification(config)
+        bare = sum(parameter.numel() for parameter in model.parameters())
+        wrapped = get_peft_model(
+            model, LoraConfig(r=128, target_modules=["query", "value"], modules_to_save=["classifier"], task_type="SEQ_CLS")
+        )
+    trained, total = wrapped.get_nb_trainable_parameters()
+    shape = model_shape(config, AdapterSettings(rank=128, layers="all", targets=("query", "value")), labels=4)
+    assert bare == 124_648_708
+    assert head_parameters(shape) == 593_668
+    assert factor_parameters(shape, 128) == 128 * (768 + 768) * 2 * 12
+    assert trained == head_parameters(shape) + factor_parameters(shape, 128)
+    assert total == 129_960_968 == bare + head_parameters(shape) + factor_parameters(shape, 128)
+
+
+def test_the_names_are_those_of_the_families() -> None:
+    assert TARGETS == families.TARGETS
+    assert set(HEAD_LAYERS) == set(families.FAMILIES)
+
+
+def test_what_a_shape_cannot_be_made_of() -> None:
+    config = roberta_base()
+    with pytest.raises(ValueError, match="queri"):
+        model_shape(config, AdapterSettings(targets=("queri",)), 4)
+    with pytest.raises(ValueError, match="at most once"):
+        model_shape(config, AdapterSettings(targets=("query", "query")), 4)
+    with pytest.raises(ValueError, match="between 1 and 12"):
+        model_shape(config, AdapterSettings(layers="last:13"), 4)
+    config.model_type = "gpt2"
+    with pytest.raises(ModelError, match=r"'gpt2'.*bert, distilbert, roberta"):
+        model_shape(config, AdapterSettings(), 4)
+
+
+def test_counting_imports_nothing_heavy() -> None:
+    script = "import sys, fedfit.models.flops; sys.exit(str({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"
