@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from fedfit.errors import FedfitError
+from fedfit.cli_plan import plan
+from fedfit.cli_reproduce import reproduce
+from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_json, say, waiting
 
 if TYPE_CHECKING:
     from fedfit.experiment.session import Session
@@ -26,34 +23,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List the shipped recipes; `recipes show NAME` prints one.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
-
-_screen = Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-
-
-@contextmanager
-def _polite_errors() -> Iterator[None]:
-    """A user's mistake is told in words, with exit status 2, never as a traceback."""
-    try:
-        yield
-    except FedfitError as error:
-        _screen.print("[bold red]error:[/] ", end="")
-        _say(_screen, str(error))
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        _say(_screen, "\nstopped")
-        raise typer.Exit(130) from None
-
-
-def _waiting(what: str, quiet: bool) -> AbstractContextManager[object]:
-    return nullcontext() if quiet else _screen.status(what)
-
-
-def _say(screen: Console, text: str) -> None:
-    """Prints ``text`` as it is: paths and values may hold what rich would take for markup."""
-    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+app.command()(plan)
+app.command()(reproduce)
 
 
 @app.command()
@@ -68,11 +39,11 @@ def run(
     """Run a recipe, and report on it."""
     from fedfit.experiment.load import parse_recipe, read_recipe
 
-    with _polite_errors():
+    with polite_errors():
         resolved = parse_recipe(read_recipe(recipe), overrides or [], recipe)
         folder = out or Path("runs") / resolved.name
-        with _waiting("reading data and model …", quiet):
-            _prepare_libraries()
+        with waiting("reading data and model …", quiet):
+            prepare_libraries()
             from fedfit.experiment.session import Session
 
             session = Session.start(resolved, folder, force=force)
@@ -86,14 +57,14 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run where it stopped."""
-    with _polite_errors():
-        with _waiting("reading data, model and checkpoint …", quiet):
-            _prepare_libraries()
+    with polite_errors():
+        with waiting("reading data, model and checkpoint …", quiet):
+            prepare_libraries()
             from fedfit.experiment.session import Session
 
             session = Session.resume(folder)
         if session.finished and not quiet:
-            _say(_screen, f"{folder} is finished; its report is made anew")
+            say(SCREEN, f"{folder} is finished; its report is made anew")
         _drive(session, as_json, quiet)
 
 
@@ -108,14 +79,14 @@ def report(
     from fedfit.reports.report import write_report
     from fedfit.reports.tables import run_table, summary_rows
 
-    with _polite_errors():
+    with polite_errors():
         data = read_run(folder)
         written = write_report(folder, out)
     if as_json:
-        _print_json({"summary": summary_rows(data), "written": [str(path) for path in written]})
+        print_json({"summary": summary_rows(data), "written": [str(path) for path in written]})
     else:
         Console().print(run_table(data))
-        _say(Console(), f"report: {written[-1]}")
+        say(Console(), f"report: {written[-1]}")
 
 
 @app.command()
@@ -129,14 +100,14 @@ def compare(
     from fedfit.reports.report import compare as overlay
     from fedfit.reports.tables import compare_json, compare_table
 
-    with _polite_errors():
+    with polite_errors():
         runs = [read_run(folder) for folder in folders]
         written = overlay(folders, out)
     if as_json:
-        _print_json({"runs": compare_json(runs), "written": [str(path) for path in written]})
+        print_json({"runs": compare_json(runs), "written": [str(path) for path in written]})
     else:
         Console().print(compare_table(runs))
-        _say(Console(), f"figures: {out}")
+        say(Console(), f"figures: {out}")
 
 
 @recipes_app.callback()
@@ -148,7 +119,7 @@ def recipes(context: typer.Context, as_json: Json = False) -> None:
 
     heads = recipe_heads()
     if as_json:
-        _print_json(heads)
+        print_json(heads)
         return
     width = max(map(len, heads))
     for name, head in heads.items():
@@ -161,7 +132,7 @@ def show(name: Annotated[str, typer.Argument(help="A shipped recipe.")]) -> None
     """Print a shipped recipe, ready to be redirected to a file."""
     from fedfit.experiment.load import read_recipe
 
-    with _polite_errors():
+    with polite_errors():
         typer.echo(read_recipe(name), nl=False)
 
 
@@ -172,7 +143,7 @@ def doctor(as_json: Json = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json(findings)
+        print_json(findings)
         return
     for section, entries in findings.items():
         _plain_section(section, entries)
@@ -193,39 +164,23 @@ def _drive(session: Session, as_json: bool, quiet: bool) -> None:
 
     path = session.folder.path
     try:
-        with Bar(session, _screen, hidden=quiet) as bar:
+        with Bar(session, SCREEN, hidden=quiet) as bar:
             for result in session.results():
                 bar.show(result)
     except KeyboardInterrupt:
-        _say(_screen, f"\nstopped; go on with: fedfit resume {path}")
+        say(SCREEN, f"\nstopped; go on with: fedfit resume {path}")
         raise typer.Exit(130) from None
     finally:
         session.folder.close()
     written = write_report(path)
     data = read_run(path)
     if as_json:
-        _print_json({"summary": summary_rows(data), "folder": str(path), "report": str(written[-1])})
+        print_json({"summary": summary_rows(data), "folder": str(path), "report": str(written[-1])})
         return
     screen = Console()
     screen.print(run_table(data))
     for what, where in (("report", written[-1]), ("figures", path / "figures"), ("adapter", path / "adapter")):
-        _say(screen, f"{what + ':':<9} {where}")
-
-
-def _prepare_libraries() -> None:
-    """The libraries' own bars and hints would tear the one bar apart."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from datasets.utils.logging import disable_progress_bar
-    from transformers.utils import logging as transformers_logging
-
-    disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-
-
-def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+        say(screen, f"{what + ':':<9} {where}")
 
 
 if __name__ == "__main__":

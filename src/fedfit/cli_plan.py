@@ -1,0 +1,97 @@
+"""``fedfit plan``: ranks and frequencies for a fleet, without a model and without training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedfit.terminal import SCREEN, Json, polite_errors, print_json, say
+
+if TYPE_CHECKING:
+    from fedfit.experiment.plan_fleet import PlanOptions
+
+
+def plan(
+    fleet: Annotated[str, typer.Argument(help="A shipped fleet's name (three-devices, city), or a TOML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value …", metavar="[KEY=VALUE]...")] = None,
+    solver: Annotated[str, typer.Option(help="exact, exhaustive, as-printed or random-frequency.")] = "exact",
+    policy: Annotated[str, typer.Option(help="common: one rank for all; per-device: each its own.")] = "common",
+    frequency: Annotated[str, typer.Option(help="least_energy or fastest, of those that the rank allows.")] = "least_energy",
+    drop_infeasible: Annotated[
+        bool, typer.Option("--drop-infeasible", help="Plan for the devices that can do rank 1.")
+    ] = False,
+    share_band_hz: Annotated[float | None, typer.Option(help="Share this band so that the common rank is highest.")] = None,
+    for_rank: Annotated[int | None, typer.Option(help="Also say the least deadline and energy for this rank.")] = None,
+    choose_layers: Annotated[bool, typer.Option("--choose-layers", help="Choose each device's layers with its rank.")] = False,
+    round_number: Annotated[int, typer.Option("--round", help="Draw the fading of this round; 0: mean gains.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write plan.json and the figure there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose LoRA rank and CPU frequency for every device of a fleet, under its deadline and energy."""
+    from fedfit.experiment.fleet_file import read_fleet_file
+    from fedfit.experiment.plan_fleet import PlanOptions, plan_fleet
+
+    options = PlanOptions(
+        solver=solver,
+        policy=policy,
+        frequency=frequency,
+        drop_infeasible=drop_infeasible,
+        share_band_hz=share_band_hz,
+        for_rank=for_rank,
+        choose_layers=choose_layers,
+        round=round_number,
+    )
+    with polite_errors():
+        options.check()
+        found = plan_fleet(read_fleet_file(fleet, overrides or []), options)
+        if out is not None:
+            _write(found, out)
+    _tell(found, options, as_json)
+    if found["infeasible"] and not drop_infeasible:
+        raise typer.Exit(2)
+
+
+def _tell(found: dict[str, Any], options: PlanOptions, as_json: bool) -> None:
+    from fedfit.reports.plan_summary import plan_summary
+    from fedfit.reports.plan_table import plan_table
+
+    for warning in found["warnings"]:
+        say(SCREEN, f"warning: {warning}")
+    if as_json:
+        print_json(found)
+    else:
+        if found["devices"]:
+            Console().print(plan_table(found))
+        say(Console(), plan_summary(found))
+        if options.for_rank is not None:
+            say(Console(), _least_words(found["for_rank"]))
+    if found["infeasible"] and not options.drop_infeasible:
+        first = found["infeasible"][0]
+        others = len(found["infeasible"]) - 1
+        more = f" and {others:,} more devices (all are in --json)" if others else ""
+        say(SCREEN, f"error: {first['id']}{more}: {first['reason']}; --drop-infeasible plans for the rest")
+
+
+def _least_words(least: dict[str, Any]) -> str:
+    deadline, energy = least["deadline_s"], least["energy_j"]
+    in_time = f"{deadline:.6g} s" if deadline is not None else "no deadline is long enough within the budgets"
+    in_budget = f"{energy:.6g} J" if energy is not None else "no budget is enough within the deadline"
+    return f"rank {least['rank']} for all: least deadline {in_time}; least energy budget {in_budget}"
+
+
+def _write(found: dict[str, Any], out: Path) -> None:
+    from fedfit.errors import RunFolderError
+    from fedfit.reports.plan_figure import write_plan_figure
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "plan.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        written = write_plan_figure(found, out)
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
+    for path in (out / "plan.json", *written):
+        say(SCREEN, str(path))

@@ -1,0 +1,190 @@
+"""What ``fedfit plan`` does: from a fleet file to a plan in plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedfit.errors import Fault, RecipeError
+from fedfit.experiment.fleet_file import fleet_of
+from fedfit.experiment.limits import choose
+from fedfit.fleet_settings import FleetFile
+from fedfit.planning.bandwidth import over_bands, share_band
+from fedfit.planning.layers import choose_layers
+from fedfit.planning.least import least, why_infeasible
+from fedfit.planning.planner import Solution, solve, solve_at
+from fedfit.planning.problem import Problem, make_problem, paper_work
+from fedfit.planning.solvers import as_printed, at_frequency, exact, exhaustive, random_frequencies
+from fedfit.planning.words import device_words
+from fedfit.randomness import derive_seed
+from fedfit.wireless.channel import Links, draw_links, mean_links
+from fedfit.wireless.fleet import Fleet
+from fedfit.wireless.magnitudes import magnitude_warnings
+
+SOLVERS = ("exact", "exhaustive", "as-printed", "random-frequency")
+POLICIES = ("common", "per-device")
+FREQUENCIES = ("least_energy", "fastest")
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How to plan. ``share_band_hz`` shares that band among the devices in place of their own sub-bands; ``for_rank`` asks
+    for the least deadline and the least energy with which that rank can be done; ``round`` draws the fading of that round,
+    0 plans at the mean gains.
+    """
+
+    solver: str = "exact"
+    policy: str = "common"
+    frequency: str = "least_energy"
+    drop_infeasible: bool = False
+    share_band_hz: float | None = None
+    for_rank: int | None = None
+    choose_layers: bool = False
+    random_frequency_low: float = 0.1
+    round: int = 0
+
+    def check(self) -> None:
+        """Holds the options to what there is.
+
+        Raises:
+            RecipeError: with every fault found.
+        """
+        faults = []
+        words = (
+            ("--solver", self.solver, SOLVERS),
+            ("--policy", self.policy, POLICIES),
+            ("--frequency", self.frequency, FREQUENCIES),
+        )
+        for name, value, choices in words:
+            if value not in choices:
+                faults.append(Fault(name, value, choose(value, choices)))
+        if self.share_band_hz is not None and not 0 < self.share_band_hz < np.inf:
+            faults.append(Fault("--share-band-hz", self.share_band_hz, "must be a band above 0"))
+        if self.for_rank is not None and self.for_rank < 1:
+            faults.append(Fault("--for-rank", self.for_rank, "must be at least 1"))
+        if self.round < 0:
+            faults.append(Fault("--round", self.round, "must be at least 0"))
+        if self.choose_layers and self.policy == "common":
+            faults.append(Fault("--policy", self.policy, "--choose-layers gives each device its own; add --policy per-device"))
+        if self.choose_layers and self.solver != "exact":
+            faults.append(Fault("--solver", self.solver, "--choose-layers is solved exactly; leave --solver out"))
+        if self.share_band_hz is not None and (self.policy, self.solver) != ("common", "exact"):
+            faults.append(Fault("--share-band-hz", self.share_band_hz, "it is for --policy common and --solver exact"))
+        if faults:
+            raise RecipeError(faults, "the command")
+
+
+def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
+    """The plan as JSON holds it; ``docs/plans.md`` says how to read it.
+
+    ``feasible`` is false, ``rank`` null and ``devices`` empty when a device cannot do rank 1 and is not to be dropped.
+    """
+    fleet = fleet_of(file)
+    seed = file.fleet.seed or 0
+    links = draw_links(fleet, file.channel, seed, options.round) if options.round else mean_links(fleet)
+    layers = np.where(fleet.layers > 0, fleet.layers, file.adaptation.layers)
+    plan: dict[str, Any] = {
+        "rank": None,
+        "policy": options.policy,
+        "solver": options.solver,
+        "frequency": options.frequency,
+        "deadline_s": file.round.deadline_s,
+        "devices": [],
+        "infeasible": [],
+        "warnings": magnitude_warnings(fleet, links, _bits_of_rank_1(file)),
+    }
+    if options.choose_layers:
+        most = file.adaptation.layers
+        depth = choose_layers(lambda count: _problem(file, fleet, links, np.full(len(fleet), float(count))), most)
+        layers = np.where(depth.layers > 0, depth.layers, layers)
+        plan["total_layers"] = most
+    problem = _problem(file, fleet, links, layers)
+    if options.share_band_hz is not None:
+        share = share_band(problem, fleet, links, options.share_band_hz)
+        problem = over_bands(problem, fleet, links, share.band_hz)
+        plan |= {"band_hz": options.share_band_hz, "certain": share.certain}
+    own_rank, frequency_hz = _own_ranks(file, problem, layers, options, seed)
+    there = own_rank > 0
+    plan["infeasible"] = _infeasible(fleet, problem, there)
+    if options.for_rank is not None:
+        plan["for_rank"] = _for_rank(fleet, problem, options.for_rank)
+    if not there.all() and not options.drop_infeasible:
+        return plan
+    rows = np.flatnonzero(there)
+    part, kept = problem.take(rows), fleet.take(rows)
+    solution = _solve(part, own_rank[rows], None if frequency_hz is None else frequency_hz[rows], options)
+    plan["rank"] = solution.common_rank
+    extra: dict[str, Any] = {}
+    if options.choose_layers:
+        extra["layers"] = layers[rows].astype(int)
+    if options.share_band_hz is not None:
+        extra["band_hz"] = share.band_hz[rows]
+    plan["devices"] = device_words(part, kept, solution, extra)
+    return plan
+
+
+def _bits_of_rank_1(file: FleetFile) -> float:
+    a = file.adaptation
+    return (a.input_dim + a.output_dim) * a.matrices_per_layer * a.layers * a.bits_per_parameter
+
+
+def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray) -> Problem:
+    a = file.adaptation
+    matrices = a.matrices_per_layer * layers
+    work = paper_work(
+        fleet,
+        products=a.output_dim * a.input_dim * matrices,
+        sums=(a.output_dim + a.input_dim) * matrices,
+        bits_per_parameter=a.bits_per_parameter,
+        bits_fixed=a.head_parameters * a.bits_per_parameter,
+    )
+    return make_problem(fleet, links, work, file.round.deadline_s, a.max_rank or min(a.input_dim, a.output_dim))
+
+
+def _own_ranks(
+    file: FleetFile, problem: Problem, layers: np.ndarray, options: PlanOptions, seed: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Each device's highest rank by the solver, and its frequency where that is drawn."""
+    if options.solver == "random-frequency":
+        drawn = random_frequencies(
+            problem.max_frequency_hz, options.random_frequency_low, derive_seed(seed, "frequency", options.round)
+        )
+        return at_frequency(problem, drawn), drawn
+    if options.solver == "as-printed":
+        a = file.adaptation
+
+        def printed_bits(rank: float) -> np.ndarray:
+            return (rank + a.input_dim) * a.output_dim * a.matrices_per_layer * layers * a.bits_per_parameter
+
+        return as_printed(problem, printed_bits), None
+    return (exact if options.solver == "exact" else exhaustive)(problem), None
+
+
+def _solve(problem: Problem, own_rank: np.ndarray, frequency_hz: np.ndarray | None, options: PlanOptions) -> Solution:
+    common = options.policy == "common"
+    if frequency_hz is not None:
+        return solve_at(problem, frequency_hz, common=common)
+    return solve(problem, own_rank, common=common, frequency=options.frequency)
+
+
+def _infeasible(fleet: Fleet, problem: Problem, there: np.ndarray) -> list[dict[str, str]]:
+    rows = np.flatnonzero(~there)
+    reasons = why_infeasible(problem.take(rows))
+    return [{"id": fleet.id_of(int(row)), "reason": reason} for row, reason in zip(rows, reasons, strict=True)]
+
+
+def _for_rank(fleet: Fleet, problem: Problem, rank: int) -> dict[str, Any]:
+    """The least limits with which every device can do ``rank``; null where no such limit can be enough."""
+    limits = least(problem, rank)
+    devices = [
+        {"id": fleet.id_of(row), "deadline_s": _finite(limits.deadline_s[row]), "energy_j": _finite(limits.energy_j[row])}
+        for row in range(len(fleet))
+    ]
+    whole = {"deadline_s": _finite(limits.deadline_s.max()), "energy_j": _finite(limits.energy_j.max())}
+    return {"rank": rank, **whole, "devices": devices}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

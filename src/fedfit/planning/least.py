@@ -1,0 +1,87 @@
+"""The other way round: the least deadline, or the least energy, with which a wanted rank can be done. Closed forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedfit.planning.feasible import room
+from fedfit.planning.problem import Problem, charges
+
+
+@dataclass(frozen=True)
+class Least:
+    """Arrays ``(devices,)``; infinite where that limit alone cannot make the rank possible.
+
+    ``deadline_s``: the least T0 with the budget as it is. ``energy_j``: the least E0 with the deadline as it is.
+    """
+
+    deadline_s: np.ndarray
+    energy_j: np.ndarray
+
+
+def least(problem: Problem, rank: np.ndarray | int) -> Least:
+    """What ``rank`` asks at least of deadline and of energy, each with the other as given.
+
+    The least deadline is met at the highest frequency that budget and CPU allow; the least energy is spent at the lowest
+    frequency that keeps the deadline, since energy rises with f² and time falls with 1/f.
+    """
+    limits = room(problem, rank)
+    with np.errstate(all="ignore"):
+        at_high = charges(problem, rank, limits.high_hz).latency_s
+        at_low = charges(problem, rank, limits.low_hz).energy_j
+    in_time = (limits.slack_s > 0) & (limits.low_hz <= problem.max_frequency_hz)
+    return Least(
+        deadline_s=np.where(limits.slack_j > 0, at_high, np.inf),
+        energy_j=np.where(in_time, at_low, np.inf),
+    )
+
+
+def least_of_both(problem: Problem, rank: np.ndarray | int) -> Least:
+    """Deadline and energy that together make ``rank`` possible at the CPU's highest frequency: always finite."""
+    cost = charges(problem, rank, problem.max_frequency_hz)
+    return Least(cost.latency_s, cost.energy_j)
+
+
+def why_infeasible(problem: Problem) -> list[str]:
+    """For every device of ``problem``, none of which can do rank 1: the smallest deadline and energy that would do."""
+    alone, both = least(problem, 1), least_of_both(problem, 1)
+    return [
+        _words(
+            float(problem.deadline_s[row]),
+            float(problem.energy_budget_j[row]),
+            float(alone.deadline_s[row]),
+            float(alone.energy_j[row]),
+            float(both.deadline_s[row]),
+            float(both.energy_j[row]),
+        )
+        for row in range(len(problem))
+    ]
+
+
+def _words(deadline_s: float, budget_j: float, alone_s: float, alone_j: float, both_s: float, both_j: float) -> str:
+    ways = []
+    if np.isfinite(alone_s):
+        ways.append(f"a deadline of {round_up(alone_s)} s with {budget_j:.6g} J")
+    if np.isfinite(alone_j):
+        ways.append(f"a budget of {round_up(alone_j)} J within {deadline_s:.6g} s")
+    if not ways:
+        ways.append(f"{round_up(both_s)} s and {round_up(both_j)} J together")
+    return f"cannot do rank 1 within {deadline_s:.6g} s and {budget_j:.6g} J; the least that would do: {', or '.join(ways)}"
+
+
+def round_up(value: float) -> str:
+    """``value`` in at most six digits, never below it: what is printed must do."""
+    text = f"{value:.6g}"
+    return text if float(text) >= value else f"{value * (1 + 1e-5):.6g}"
+
+
+def with_limits(problem: Problem, deadline_s: float | np.ndarray, energy_j: float | np.ndarray) -> Problem:
+    """The same problem under other limits."""
+    count = len(problem)
+    return replace(
+        problem,
+        deadline_s=np.broadcast_to(np.asarray(deadline_s, dtype=np.float64), count).copy(),
+        energy_budget_j=np.broadcast_to(np.asarray(energy_j, dtype=np.float64), count).copy(),
+    )

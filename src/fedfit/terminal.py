@@ -1,0 +1,62 @@
+"""What all commands share: how they speak, how they ask, and how a user's mistake is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedfit.errors import FedfitError
+
+SCREEN = Console(stderr=True)
+"""Everything but results goes here."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@contextmanager
+def polite_errors() -> Iterator[None]:
+    """A user's mistake is told in words, with exit status 2, never as a traceback."""
+    try:
+        yield
+    except FedfitError as error:
+        SCREEN.print("[bold red]error:[/] ", end="")
+        say(SCREEN, str(error))
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        say(SCREEN, "\nstopped")
+        raise typer.Exit(130) from None
+
+
+def waiting(what: str, quiet: bool) -> AbstractContextManager[object]:
+    """A spinner with ``what`` beside it, unless ``quiet``."""
+    return nullcontext() if quiet else SCREEN.status(what)
+
+
+def say(screen: Console, text: str) -> None:
+    """Prints ``text`` as it is: paths and values may hold what rich would take for markup."""
+    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def prepare_libraries() -> None:
+    """The libraries' own bars and hints would tear the one bar apart."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
