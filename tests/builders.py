@@ -10,9 +10,10 @@ import torch
 import xxhash
 from transformers import AutoModel, BertConfig, DistilBertConfig, PreTrainedTokenizerFast, RobertaConfig
 
-from fedfit.aggregation.fedavg import FedAvg
+from fedfit.aggregation.rules import RULES
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.data.tokenize import Samples
+from fedfit.experiment.build import build_clock
 from fedfit.models.split import SplitModel, build_split_model
 from fedfit.models.trunk import Trunk, open_trunk
 from fedfit.records import Factors, Update
@@ -159,16 +160,19 @@ def tiny_simulation(recipe: Recipe, cache: Path | None, samples: int = 48, parts
     model = build_split_model(recipe.model.name, CLASSES, recipe.adapter, recipe.seed)
     devices = recipe.federation.devices
     settings = replace(recipe.trunk_cache, enabled=cache is not None)
-    return Simulation(
+    simulation = Simulation(
         recipe=recipe,
         model=model,
         trunk=open_trunk(model, settings, cache or Path("not used")),
         train=random_samples(samples, seed=1),
         test=random_samples(30, seed=2),
         parts=parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)],
-        rule=FedAvg(),
+        rule=RULES[recipe.federation.rule](),
         codec=SafetensorsCodec(),
     )
+    if recipe.plan.policy != "none":
+        simulation.clock = build_clock(simulation)
+    return simulation
 
 
 def same_bits(left: Update, right: Update) -> bool:

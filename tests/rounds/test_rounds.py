@@ -12,9 +12,10 @@ from fedfit.aggregation.base import named_tensors
 from fedfit.aggregation.fedavg import FedAvg
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import TrainingStopped
-from fedfit.records import Factors, Order, Packet, Reply, RoundResult, Score, Update
+from fedfit.records import AdapterSize, Factors, Order, Packet, Reply, RoundResult, Score, Update
 from fedfit.rounds.link import Link
-from fedfit.rounds.round import Federation, initial_result, run_round
+from fedfit.rounds.federation import Federation
+from fedfit.rounds.round import initial_result, run_round
 from fedfit.rounds.server import choose_devices
 from fedfit.simulation.in_process import InProcessLink
 from fedfit.simulation.run import Simulation, run
@@ -67,7 +68,7 @@ def federation(link: Link, devices_per_round: int = 3) -> Federation:
     def score(adapter: Update) -> Score:
         return Score(0.5, 0.25, float(adapter.head["classifier.bias"].sum()))
 
-    return Federation(FedAvg(), CODEC, link, score, SAMPLES, devices_per_round, seed=0)
+    return Federation(FedAvg(), CODEC, link, score, SAMPLES, devices_per_round, 0, lambda rank: AdapterSize(rank, 2.0), 2)
 
 
 def expected_state(*devices: int) -> Update:
@@ -202,6 +203,7 @@ def results(simulation: Simulation, link: Callable[[InProcessLink], Link] | None
     federation = Federation(
         simulation.rule, simulation.codec, link(plain) if link else plain, simulation.score,
         [len(part) for part in simulation.parts], settings.devices_per_round, simulation.recipe.seed,
+        simulation.recipe.adapter.size, simulation.recipe.adapter.rank,
     )  # fmt: skip
     rounds = [initial_result(federation, simulation.initial)]
     for number in range(1, settings.rounds + 1):

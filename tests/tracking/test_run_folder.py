@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     assert "NaN" not in line
     assert "Infinity" not in line
     assert (json.loads(line)["test_loss"], json.loads(line)["train_loss"]) == (None, None)
-    assert [record.round for record in folder.rewind(1)] == [1]
+    assert [record.round for record in folder.rewind(1)[0]] == [1]
 
 
 # --- in the way
@@ -232,8 +232,9 @@ def test_an_adapter_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
 
 def test_rewind_drops_what_comes_after_the_checkpoint(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    kept = folder.rewind(1)
+    kept, devices = folder.rewind(1)
     assert kept == [result(0).record, result(1).record]
+    assert devices == list(result(1).devices)
     assert rounds_in(tmp_path / "rounds.jsonl") == [0, 1]
     assert rounds_in(tmp_path / "devices.jsonl") == [1, 1]
     folder.write(result(2))
@@ -242,7 +243,7 @@ def test_rewind_drops_what_comes_after_the_checkpoint(tmp_path: Path) -> None:
 
 def test_rewind_to_before_the_first_round(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    assert folder.rewind(-1) == []
+    assert folder.rewind(-1) == ([], [])
     assert (tmp_path / "rounds.jsonl").read_bytes() == (tmp_path / "devices.jsonl").read_bytes() == b""
 
 

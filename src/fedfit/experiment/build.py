@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import platform
 import sys
@@ -22,12 +23,20 @@ from fedfit.data.partition import label_counts, partition
 from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import Samples, tokenize
 from fedfit.errors import Fault, RecipeError
+from fedfit.models.cost import model_shape
 from fedfit.models.load import load_tokenizer
 from fedfit.models.split import build_split_model
 from fedfit.models.trunk import open_trunk
 from fedfit.randomness import derive_seed
 from fedfit.settings import FILE_SOURCES, Recipe
+from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.run import Simulation
+from fedfit.simulation.work import WorkModel, device_lengths, overhead_bytes
+from fedfit.wireless.channel import mean_links
+from fedfit.wireless.fleet import build_fleet
+from fedfit.wireless.magnitudes import magnitude_warnings
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("fedfit", "torch", "transformers", "peft", "numpy", "datasets", "flwr-datasets", "safetensors")
 
@@ -86,12 +95,33 @@ def build(recipe: Recipe, device: torch.device | None = None) -> Experiment:
         rule=RULES[federation.rule](),
         codec=SafetensorsCodec(),
     )
+    if recipe.plan.policy != "none":
+        simulation.clock = build_clock(simulation)
     counts = label_counts(parts, train.labels, len(corpus.label_names))
     facts: dict[str, Any] = {"labels": list(corpus.label_names), "counts": counts.tolist(), "data": _fingerprint(train, test)}
     if recipe.partition.column:
         values = corpus.train.columns.get(recipe.partition.column)
         facts["devices"] = None if values is None else [sorted({values[index] for index in part}) for part in parts]
     return Experiment(simulation, corpus.label_names, facts)
+
+
+def build_clock(simulation: Simulation) -> FleetClock:
+    """The fleet of the recipe over the devices of the partition; values far from what is usual are told in the log."""
+    recipe, model = simulation.recipe, simulation.model
+    own, channel, count = recipe.device, recipe.channel, recipe.federation.devices
+    fleet = build_fleet(recipe.fleet, own, channel, recipe.server, count, recipe.seed)
+    fleet = fleet.with_samples([len(part) for part in simulation.parts])
+    work = WorkModel(
+        recipe=recipe,
+        fleet=fleet,
+        shape=model_shape(model.config, recipe.adapter, int(model.config.num_labels)),  # type: ignore[union-attr, arg-type]
+        lengths=device_lengths(simulation.train, simulation.parts),
+        overhead_bytes=overhead_bytes(simulation.codec, simulation.initial),
+    )
+    bits = work.sent if recipe.plan.count == "sent" else work.formula
+    for warning in magnitude_warnings(fleet, mean_links(fleet), float(bits.bits_per_rank.max())):
+        log.warning("%s", warning)
+    return FleetClock(work)
 
 
 def pick_device() -> torch.device:

@@ -67,7 +67,10 @@ class Session:
                 raise RunFolderError(f"the data of {path} have changed since it began; it cannot go on. Start a new run")
             _warn_of_changes(folder.read_json("environment.json"), environment(experiment.simulation.model.device))
             last = folder.checkpoints.latest()
-            return cls(folder, experiment, last, folder.rewind(last.record.round if last else -1))
+            rounds, devices = folder.rewind(last.record.round if last else -1)
+            if experiment.simulation.clock is not None:
+                experiment.simulation.clock.restore(devices)
+            return cls(folder, experiment, last, rounds)
         except BaseException:
             folder.close()
             raise

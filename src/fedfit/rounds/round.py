@@ -1,32 +1,15 @@
-"""One round: choose, exchange, average, evaluate."""
+"""One round: choose, plan, exchange, average, evaluate."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-from fedfit.aggregation.base import Rule
-from fedfit.codecs.base import Codec
+from fedfit.randomness import derive_seed
 from fedfit.records import DeviceRecord, RoundRecord, RoundResult, Score, Update
-from fedfit.rounds.link import Link
+from fedfit.rounds.federation import Federation
 from fedfit.rounds.server import Exchange, choose_devices
-
-
-@dataclass(frozen=True)
-class Federation:
-    """What stays the same from round to round.
-
-    ``samples`` is the number of samples by device; ``score`` evaluates a global adapter on the test set.
-    """
-
-    rule: Rule
-    codec: Codec
-    link: Link
-    score: Callable[[Update], Score]
-    samples: Sequence[int]
-    devices_per_round: int
-    seed: int
 
 
 def initial_result(federation: Federation, adapter: Update) -> RoundResult:
@@ -42,10 +25,20 @@ def run_round(federation: Federation, state: object, number: int) -> RoundResult
     started = time.perf_counter()
     eligible = [device for device, samples in enumerate(federation.samples) if samples]
     devices = choose_devices(eligible, federation.devices_per_round, federation.seed, number)
-    exchange = Exchange(federation.rule, federation.codec, federation.link, federation.seed, number, federation.samples)
-    state = federation.rule.apply(state, exchange.updates(state, devices))
+    clock = federation.clock
+    plan = clock.plan(number, devices) if clock is not None else None
+    exchange = Exchange(federation, number, plan)
+    resized = state
+    if plan is not None and plan.rank is not None:
+        resized = federation.rule.resize(state, federation.size(plan.rank), derive_seed(federation.seed, "resize", number))
+    after = federation.rule.apply(resized, exchange.updates(resized, devices))
+    if any(record.refused is None for record in exchange.records):
+        state = after
     score = federation.score(federation.rule.adapter(state))
     record = _record(number, score, exchange.records, time.perf_counter() - started)
+    if clock is not None and plan is not None:
+        spent_j = sum(device.cost.spent_j for device in exchange.records if device.cost is not None)
+        record = replace(record, rank=plan.rank, simulated_s=clock.duration_s(exchange.records), simulated_j=spent_j)
     return RoundResult(record, tuple(exchange.records), state)
 
 

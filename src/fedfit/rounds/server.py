@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedfit.aggregation.base import Rule, check_finite
-from fedfit.codecs.base import Codec
+from fedfit.aggregation.base import check_finite
 from fedfit.errors import UpdateRefused
 from fedfit.models.adapters import check_same_form
 from fedfit.randomness import derive_seed
-from fedfit.records import DeviceRecord, Order, Reply, Update
-from fedfit.rounds.link import Link
+from fedfit.records import DeviceRecord, Order, Plan, Reply, Update
+from fedfit.rounds.federation import Federation
 
 
 def choose_devices(eligible: Sequence[int], count: int, seed: int, round_number: int) -> list[int]:
@@ -24,44 +23,64 @@ def choose_devices(eligible: Sequence[int], count: int, seed: int, round_number:
 class Exchange:
     """One round's exchange: a stream of usable updates, and a record of every device behind it.
 
-    Args:
-        samples: number of samples by device.
+    Without a ``plan`` nothing is charged, and every device trains the federation's rank.
     """
 
-    def __init__(self, rule: Rule, codec: Codec, link: Link, seed: int, round_number: int, samples: Sequence[int]) -> None:
-        self._rule, self._codec, self._link = rule, codec, link
-        self._seed, self._round, self._samples = seed, round_number, samples
+    def __init__(self, federation: Federation, round_number: int, plan: Plan | None) -> None:
+        self._federation, self._round, self._plan = federation, round_number, plan
         self._sent: dict[int, tuple[int, Update]] = {}
         self.records: list[DeviceRecord] = []
 
     def updates(self, state: object, devices: Sequence[int]) -> Iterator[Update]:
         """Usable updates as they come; what is refused is recorded and left out."""
-        for reply in self._link.exchange(self._orders(state, devices)):
+        for device in devices:
+            if self._left_out(device):
+                self._record(Reply(self._round, device, None, None, 0.0), 0, {}, None)
+        for reply in self._federation.link.exchange(
+            self._orders(state, [device for device in devices if not self._left_out(device)])
+        ):
             downlink_bytes, sent = self._sent.pop(reply.device)
             update, refusal = self._read(reply, sent)
-            metrics = update.metrics if update is not None else {}
-            self.records.append(
-                DeviceRecord(
-                    round=self._round,
-                    device=reply.device,
-                    samples=self._samples[reply.device],
-                    steps=int(metrics.get("steps", 0)),
-                    train_loss=metrics.get("train_loss"),
-                    uplink_bytes=reply.packet.size_bytes if reply.packet is not None else 0,
-                    downlink_bytes=downlink_bytes,
-                    seconds=reply.seconds,
-                    refused=refusal,
-                )
-            )
+            refusal = self._record(reply, downlink_bytes, update.metrics if update is not None else {}, refusal)
             del reply  # the packet, and below the update, before the next is made
-            if update is not None:
+            if update is not None and refusal is None:
                 yield update
             del update
 
+    def _left_out(self, device: int) -> bool:
+        return self._plan is not None and self._plan.assignments[device].refusal is not None
+
+    def _record(self, reply: Reply, downlink_bytes: int, metrics: Mapping[str, float], refusal: str | None) -> str | None:
+        """Charges and records one device; returns why its update does not count, if it does not."""
+        uplink_bytes = reply.packet.size_bytes if reply.packet is not None else 0
+        cost, rank = None, None
+        clock = self._federation.clock
+        if clock is not None and self._plan is not None:
+            cost, late = clock.charge(self._plan, self._round, reply.device, downlink_bytes, uplink_bytes)
+            refusal, rank = refusal or late, self._plan.assignments[reply.device].rank
+        self.records.append(
+            DeviceRecord(
+                round=self._round,
+                device=reply.device,
+                samples=self._federation.samples[reply.device],
+                steps=int(metrics.get("steps", 0)),
+                train_loss=metrics.get("train_loss"),
+                uplink_bytes=uplink_bytes,
+                downlink_bytes=downlink_bytes,
+                seconds=reply.seconds,
+                refused=refusal,
+                rank=rank,
+                cost=cost,
+            )
+        )
+        return refusal
+
     def _orders(self, state: object, devices: Sequence[int]) -> Iterator[Order]:
         for device in devices:
-            update = self._rule.dispatch(state, device, derive_seed(self._seed, "dispatch", self._round, device))
-            packet = self._codec.encode(update)
+            rank = self._federation.rank if self._plan is None else self._plan.assignments[device].rank
+            seed = derive_seed(self._federation.seed, "dispatch", self._round, device)
+            update = self._federation.rule.dispatch(state, device, self._federation.size(rank), seed)
+            packet = self._federation.codec.encode(update)
             self._sent[device] = (packet.size_bytes, update)
             yield Order(self._round, device, packet)
 
@@ -69,7 +88,7 @@ class Exchange:
         if reply.packet is None:
             return None, reply.refusal or "the device sent nothing"
         try:
-            update = self._codec.decode(reply.packet)
+            update = self._federation.codec.decode(reply.packet)
             check_same_form(update, sent)
             check_finite(update)
         except UpdateRefused as refusal:

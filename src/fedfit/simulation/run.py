@@ -16,14 +16,16 @@ from fedfit.models.trunk import Trunk
 from fedfit.records import RoundResult, Score, Update
 from fedfit.rounds.client import Client
 from fedfit.rounds.evaluate import evaluate
-from fedfit.rounds.round import Federation, initial_result, run_round
+from fedfit.rounds.federation import Federation
+from fedfit.rounds.round import initial_result, run_round
 from fedfit.settings import Recipe
+from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.in_process import InProcessLink
 
 
 @dataclass
 class Simulation:
-    """The built parts of a recipe. ``parts`` holds each device's indices into ``train``."""
+    """The built parts of a recipe. ``parts`` holds each device's indices into ``train``; ``clock`` is there where it plans."""
 
     recipe: Recipe
     model: SplitModel
@@ -33,6 +35,7 @@ class Simulation:
     parts: Sequence[np.ndarray]
     rule: Rule
     codec: Codec
+    clock: FleetClock | None = None
 
     def __post_init__(self) -> None:
         training, rounds = self.recipe.training, self.recipe.federation.rounds
@@ -64,6 +67,9 @@ def run(simulation: Simulation, last: RoundResult | None = None, failed: int = 0
         samples=[len(part) for part in simulation.parts],
         devices_per_round=settings.devices_per_round,
         seed=simulation.recipe.seed,
+        size=simulation.recipe.adapter.size,
+        rank=simulation.recipe.adapter.rank,
+        clock=simulation.clock,
     )
     if last is None:
         last = initial_result(federation, simulation.initial)

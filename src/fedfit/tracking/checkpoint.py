@@ -55,7 +55,7 @@ class Checkpoints:
         head = json.loads(line)
         if head["checksum"] != xxhash.xxh3_64_hexdigest(state):
             raise ValueError("its checksum does not fit")
-        return RoundResult(RoundRecord(**head["record"]), (), self._codec.decode(Packet(state)))
+        return RoundResult(RoundRecord.from_json(head["record"]), (), self._codec.decode(Packet(state)))
 
     def _found(self) -> list[tuple[int, Path]]:
         matches = [(_NAME.fullmatch(path.name), path) for path in self._folder.glob("*")]

@@ -118,15 +118,15 @@ class RunFolder:
             _append(self.path / "rounds.jsonl", [result.record])
             self.checkpoints.save(result)
 
-    def rewind(self, last_round: int) -> list[RoundRecord]:
-        """Drops lines of rounds after ``last_round``, whole or torn; returns the lines of ``rounds.jsonl`` that stay.
+    def rewind(self, last_round: int) -> tuple[list[RoundRecord], list[DeviceRecord]]:
+        """Drops lines of rounds after ``last_round``, whole or torn; returns the lines that stay.
 
         Raises:
             RunFolderError: for a line that is whole and yet none of ours.
         """
         with writing(self.path):
-            self._rewind("devices.jsonl", DeviceRecord, last_round)
-            return self._rewind("rounds.jsonl", RoundRecord, last_round)
+            devices = self._rewind("devices.jsonl", DeviceRecord, last_round)
+            return self._rewind("rounds.jsonl", RoundRecord, last_round), devices
 
     def _rewind(self, name: str, kind: type[_Record], last_round: int) -> list[_Record]:
         path = self.path / name
@@ -180,9 +180,13 @@ def _pretty(value: Any) -> bytes:
 
 def _line(record: RoundRecord | DeviceRecord) -> bytes:
     """JSON has no NaN and no infinity: what is not finite was not measured."""
-    values = record.to_json().items()
-    finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values}
-    return json.dumps(finite, allow_nan=False).encode() + b"\n"
+    return json.dumps(_finite(record.to_json()), allow_nan=False).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _append(path: Path, records: Sequence[RoundRecord | DeviceRecord]) -> None:
@@ -198,7 +202,7 @@ def _whole_lines(path: Path, kind: type[_Record]) -> list[_Record]:
     lines = []
     for raw in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was never finished
         try:
-            lines.append(kind(**json.loads(raw)))
+            lines.append(kind.from_json(json.loads(raw)))
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{path} is damaged: {raw[:80]!r} is not a line of it; restore it") from error
     return lines

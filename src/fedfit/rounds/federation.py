@@ -1,0 +1,33 @@
+"""What stays the same from round to round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fedfit.aggregation.base import Rule
+from fedfit.codecs.base import Codec
+from fedfit.records import AdapterSize, Score, Update
+from fedfit.rounds.clock import Clock
+from fedfit.rounds.link import Link
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts that a round works with.
+
+    ``samples`` is the number of samples by device; ``score`` evaluates a global adapter on the test set. ``size`` is the
+    adapter's size at a rank, and ``rank`` the global one where nothing is planned. ``clock`` plans and charges, if there is
+    one.
+    """
+
+    rule: Rule
+    codec: Codec
+    link: Link
+    score: Callable[[Update], Score]
+    samples: Sequence[int]
+    devices_per_round: int
+    seed: int
+    size: Callable[[int], AdapterSize]
+    rank: int
+    clock: Clock | None = None

@@ -1,0 +1,178 @@
+"""Radio, battery and clock of a simulated run: each round draws its channels, is planned, and is charged.
+
+Nothing here looks at a tensor. What the clock remembers from round to round, energy spent and trunks computed, is in the
+device lines, so a resumed run goes on from those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fedfit.planning.feasible import binding, room
+from fedfit.planning.least import why_infeasible
+from fedfit.planning.planner import Solution, solve, solve_at
+from fedfit.planning.problem import Problem, Work, charges, make_problem
+from fedfit.planning.solvers import exact, random_frequencies
+from fedfit.randomness import derive_seed
+from fedfit.records import Assignment, Charge, DeviceCost, DeviceRecord, LinkState, Plan
+from fedfit.simulation.work import WorkModel
+from fedfit.wireless.channel import Links, draw_links
+
+_ROUNDING = 1 + 1e-9
+"""A device planned to be just in time is not late by the rounding of a sum."""
+
+
+@dataclass
+class FleetClock:
+    """The clock of one run. ``spent_j`` and ``computed_trunk`` are by device."""
+
+    work: WorkModel
+    spent_j: np.ndarray = field(init=False)
+    computed_trunk: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recipe, self.fleet = self.work.recipe, self.work.fleet
+        self.seed = self.recipe.seed
+        self.spent_j = np.zeros(len(self.fleet))
+        self.computed_trunk = np.zeros(len(self.fleet), dtype=bool)
+
+    def restore(self, records: Iterable[DeviceRecord]) -> None:
+        """Takes over what earlier rounds spent."""
+        for record in records:
+            if record.cost is not None:
+                self._remember(record.device, record.cost)
+
+    def plan(self, round_number: int, devices: Sequence[int]) -> Plan:
+        """The round's plan by ``plan.policy``; a device without battery, or that cannot do rank 1, does not take part."""
+        rows = np.asarray(devices, dtype=np.int64)
+        links = self._links(round_number).take(rows)
+        counted = self.work.sent if self.recipe.plan.count == "sent" else self.work.formula
+        problem = self._problem(counted, rows, links)
+        solution = self._solve(problem, round_number, rows)
+        reasons = self._reasons(problem, solution, rows)
+        assignments = {
+            device: Assignment(
+                rank=int(solution.rank[row]) if reasons[row] is None else 0,
+                frequency_hz=float(solution.frequency_hz[row]) if reasons[row] is None else 0.0,
+                binding=solution.binding_of(row),
+                link=links.of(row),
+                refusal=reasons[row],
+            )
+            for row, device in enumerate(devices)
+        }
+        return Plan(solution.common_rank, assignments)
+
+    def charge(
+        self, plan: Plan, round_number: int, device: int, downlink_bytes: int, uplink_bytes: int
+    ) -> tuple[DeviceCost, str | None]:
+        """Both charges of one device; the one that ``plan.count`` names decides whether it was in time and within budget."""
+        asked = plan.assignments[device]
+        if asked.refusal is not None:
+            nothing = Charge(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return DeviceCost(0.0, asked.binding, asked.link, nothing, nothing, 0.0), asked.refusal
+        rows = np.array([device])
+        problem = self._problem(self.work.formula, rows, _one(asked.link))
+        cost = charges(problem, asked.rank, np.array([asked.frequency_hz]))
+        formula = Charge(*(float(getattr(cost, name)[0]) for name in Charge.__dataclass_fields__))
+        sent = self._by_bytes(formula, device, asked.link, downlink_bytes, uplink_bytes)
+        decides = sent if self.recipe.plan.count == "sent" else formula
+        budget_j, battery_j = self._limits_j(rows)
+        left = float(min(budget_j[0], battery_j[0]))
+        refusal = self._refusal(decides, float(budget_j[0]), float(battery_j[0]))
+        made = DeviceCost(asked.frequency_hz, asked.binding, asked.link, formula, sent, min(decides.energy_j, left))
+        self._remember(device, made)
+        return made, refusal
+
+    def duration_s(self, records: Iterable[DeviceRecord]) -> float:
+        """Until the last device that takes part has answered, or the deadline has passed."""
+        latest = 0.0
+        for record in records:
+            if record.cost is not None and record.cost.frequency_hz > 0:
+                decides = record.cost.sent if self.recipe.plan.count == "sent" else record.cost.formula
+                latest = max(latest, decides.latency_s)
+        return min(latest, self.deadline_s)
+
+    @property
+    def deadline_s(self) -> float:
+        """T0; infinite where there is none."""
+        return self.recipe.plan.deadline_s or math.inf
+
+    def _links(self, round_number: int) -> Links:
+        return draw_links(self.fleet, self.recipe.channel, self.seed, round_number)
+
+    def _problem(self, work: Work, rows: np.ndarray, links: Links) -> Problem:
+        fleet = self.fleet.take(rows)
+        fleet = replace(fleet, energy_budget_j=np.minimum(*self._limits_j(rows)))
+        first = np.where(self.computed_trunk[rows], 0.0, self.work.trunk_cycles[rows])
+        if not self.recipe.trunk_cache.enabled:
+            first = np.zeros(len(rows))  # the trunk then counts in every round, in the work itself
+        own = Work(work.cycles_fixed[rows] + first, work.cycles_per_rank[rows], work.bits_fixed[rows], work.bits_per_rank[rows])
+        return make_problem(fleet, links, own, self.deadline_s, self.recipe.adapter.rank)
+
+    def _limits_j(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The round's budget and what the battery still holds."""
+        budget = self.recipe.plan.energy_budget_j
+        budget_j = self.fleet.energy_budget_j[rows] if budget is None else np.full(len(rows), budget)
+        return budget_j, np.maximum(self.fleet.battery_j[rows] - self.spent_j[rows], 0.0)
+
+    def _solve(self, problem: Problem, round_number: int, rows: np.ndarray) -> Solution:
+        plan = self.recipe.plan
+        if plan.policy == "fixed":
+            return self._fixed(problem)
+        common = plan.policy != "per_device"
+        if plan.policy == "random_frequency":
+            seed = derive_seed(self.seed, "frequency", round_number)
+            drawn = random_frequencies(self.fleet.max_frequency_hz, plan.random_frequency_low, seed)
+            return solve_at(problem, drawn[rows], common=common)
+        return solve(problem, exact(problem), common=common, frequency=plan.frequency)
+
+    def _fixed(self, problem: Problem) -> Solution:
+        """``adapter.rank`` for all, feasible or not; a device that cannot do it runs as fast as its budget allows."""
+        rank = problem.max_rank
+        limits, own = room(problem, rank), exact(problem)
+        fastest = np.where(limits.high_hz > 0, limits.high_hz, problem.max_frequency_hz)
+        slowest = np.where(limits.feasible & (limits.low_hz > 0), limits.low_hz, fastest)
+        frequency = fastest if self.recipe.plan.frequency == "fastest" else slowest
+        cost = charges(problem, rank, frequency)
+        return Solution(own, rank, int(rank.max()), frequency, slowest, fastest, cost, binding(problem, own))
+
+    def _reasons(self, problem: Problem, solution: Solution, rows: np.ndarray) -> list[str | None]:
+        empty = self._limits_j(rows)[1] <= 0
+        unable = np.flatnonzero(solution.rank == 0)
+        drawn = self.recipe.plan.policy == "random_frequency"
+        words = ["cannot do rank 1 at the frequency drawn"] * len(unable) if drawn else why_infeasible(problem.take(unable))
+        told = dict(zip(unable.tolist(), words, strict=True))
+        return ["the battery is empty" if empty[row] else told.get(row) for row in range(len(rows))]
+
+    def _by_bytes(self, formula: Charge, device: int, link: LinkState, downlink_bytes: int, uplink_bytes: int) -> Charge:
+        """The same computing, with the radio charged for the packets as they were."""
+        uplink_s = 8 * uplink_bytes / link.uplink_bits_per_s
+        return replace(
+            formula,
+            uplink_s=uplink_s,
+            downlink_s=8 * downlink_bytes / link.downlink_bits_per_s,
+            uplink_j=float(self.fleet.transmit_power_w[device]) * uplink_s,
+        )
+
+    def _refusal(self, cost: Charge, budget_j: float, battery_j: float) -> str | None:
+        if cost.energy_j > battery_j * _ROUNDING:
+            return f"the battery ran empty: {cost.energy_j:.6g} J were needed and {battery_j:.6g} J left"
+        if cost.energy_j > budget_j * _ROUNDING:
+            return f"over its energy budget: {cost.energy_j:.6g} J of {budget_j:.6g} J"
+        if cost.latency_s > self.deadline_s * _ROUNDING:
+            return f"missed the deadline: {cost.latency_s:.6g} s of {self.deadline_s:.6g} s"
+        return None
+
+    def _remember(self, device: int, cost: DeviceCost) -> None:
+        self.spent_j[device] += cost.spent_j
+        self.computed_trunk[device] |= cost.frequency_hz > 0
+
+
+def _one(link: LinkState) -> Links:
+    gains = np.array([link.uplink_gain]), np.array([link.downlink_gain])
+    rates = np.array([link.uplink_bits_per_s]), np.array([link.downlink_bits_per_s])
+    return Links(*gains, *rates, np.array([link.server]))

@@ -1,0 +1,111 @@
+"""What a round asks of each device of a run, as arrays affine in the rank: cycles and bits of the model that really trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fedfit.codecs.base import Codec
+from fedfit.data.tokenize import Samples
+from fedfit.models.cost import ModelShape, adapted_matrices
+from fedfit.models.flops import batch_flops, step_flops, trunk_flops
+from fedfit.planning.problem import Work, paper_work
+from fedfit.records import Factors, Update
+from fedfit.settings import Recipe
+from fedfit.wireless.fleet import Fleet
+
+
+@dataclass(frozen=True)
+class WorkModel:
+    """Cycles and bits by device for a recipe. ``fleet`` holds the samples that the partition gave each device.
+
+    ``overhead_bytes`` is what a packet takes beside the factors' own numbers: the head, names and framing.
+    """
+
+    recipe: Recipe
+    fleet: Fleet
+    shape: ModelShape
+    lengths: Sequence[np.ndarray]
+    overhead_bytes: int
+
+    @cached_property
+    def formula(self) -> Work:
+        """Eq. 5 for what is sent, without the head; cycles by ``plan.compute``, with the trunk already cached."""
+        matrices = adapted_matrices(self.shape)
+        work = paper_work(
+            self.fleet.with_samples(self.fleet.samples * self.passes),
+            products=float(sum(rows * columns for rows, columns in matrices)),
+            sums=float(sum(rows + columns for rows, columns in matrices)),
+            bits_per_parameter=self.recipe.plan.bits_per_parameter,
+            bits_fixed=0.0,
+        )
+        if self.recipe.plan.compute == "paper":
+            return work
+        fixed, per_rank = self._flops
+        return replace(work, cycles_fixed=fixed, cycles_per_rank=per_rank)
+
+    @cached_property
+    def sent(self) -> Work:
+        """All that is sent: the factors in 32 bits, the head, and the packet's own bytes."""
+        bits = np.full(len(self.fleet), 8.0 * self.overhead_bytes)
+        scale = 32.0 / self.recipe.plan.bits_per_parameter
+        return replace(self.formula, bits_fixed=bits, bits_per_rank=self.formula.bits_per_rank * scale)
+
+    @cached_property
+    def trunk_cycles(self) -> np.ndarray:
+        """The trunk's forward over each device's own samples, once; nothing in the paper's count, ``(devices,)``."""
+        if self.recipe.plan.compute == "paper":
+            return np.zeros(len(self.fleet))
+        counts = [trunk_flops(self.shape, lengths) for lengths in self.lengths]
+        cycles: np.ndarray = _totals(counts, [len(lengths) for lengths in self.lengths]) / self.fleet.operations_per_cycle
+        return cycles
+
+    @cached_property
+    def passes(self) -> np.ndarray:
+        """How often a round trains each sample of a device: the local epochs, or what the local steps come to."""
+        training = self.recipe.training
+        if training.local_steps is None:
+            return np.full(len(self.fleet), float(training.local_epochs))
+        passes: np.ndarray = training.local_steps * training.batch_size / np.maximum(self.fleet.samples, 1)
+        return passes
+
+    @cached_property
+    def _flops(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cycles that do not depend on the rank, and those of one rank; batches hold texts of about one length, so padding
+        is not counted.
+        """
+        trunk = not self.recipe.trunk_cache.enabled
+        samples = [step_flops(self.shape, lengths, trunk) for lengths in self.lengths]
+        batch, batches = batch_flops(self.shape), self.fleet.samples / self.recipe.training.batch_size
+        sizes = [len(lengths) for lengths in self.lengths]
+        fixed = _totals([count.fixed for count in samples], sizes) + batches * batch.fixed
+        per_rank = _totals([count.per_rank for count in samples], sizes) + batches * batch.per_rank
+        per_cycle = self.passes / self.fleet.operations_per_cycle
+        return fixed * per_cycle, per_rank * per_cycle
+
+
+def _totals(counts: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
+    """Sums over each device's samples; a count that no sample changes is one number."""
+    return np.array([float(np.broadcast_to(count, size).sum()) for count, size in zip(counts, sizes, strict=True)])
+
+
+def device_lengths(samples: Samples, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Tokens of every sample, device by device."""
+    return [samples.lengths[part] for part in parts]
+
+
+def overhead_bytes(codec: Codec, adapter: Update) -> int:
+    """The most that a packet of ``adapter``'s modules and head takes beside the factors' numbers, at any rank up to its own.
+
+    Measured on an update whose scales, weight and metrics have as many digits as any can have.
+    """
+    wordy = 1 / 3
+    factors = {name: Factors(pair.a, pair.b, wordy) for name, pair in adapter.factors.items()}
+    metrics = {"steps": 1e15 + wordy, "train_loss": wordy}
+    packet = codec.encode(Update(factors, adapter.head, 1e15 + wordy, metrics))
+    numbers = sum(pair.a.numel() + pair.b.numel() for pair in adapter.factors.values())
+    return packet.size_bytes - 4 * numbers + 8  # the header is filled up to a multiple of 8
