@@ -30,6 +30,9 @@ def round_line(count: int, accuracy: float | None, devices: int = 3, refused: in
         "seconds": 2.0 if trained else 0.5,
         "devices": devices if trained else 0,
         "refused": refused,
+        "rank": None,
+        "simulated_s": None,
+        "simulated_j": None,
     }
 
 
@@ -44,6 +47,92 @@ def device_line(count: int, device: int, refused: str | None = None) -> dict[str
         "downlink_bytes": 2_000,
         "seconds": 0.6,
         "refused": refused,
+        "rank": None,
+        "cost": None,
+    }
+
+
+def charge(device: int, factor: float = 1.0) -> dict[str, float]:
+    """Of device i: 10 + i s and 4 + i J of computing, 2 s and 0.5 J of uplink, 1 s of downlink, 0.1 J of circuit energy.
+
+    So a latency of 13 + i s, and an energy of 4.6 + i J, all times ``factor``.
+    """
+    parts = {
+        "compute_s": 10 + device,
+        "uplink_s": 2,
+        "downlink_s": 1,
+        "compute_j": 4 + device,
+        "uplink_j": 0.5,
+        "circuit_j": 0.1,
+    }
+    return {name: factor * value for name, value in parts.items()}
+
+
+def planned_device_line(count: int, device: int, rank: int, binding: str, refused: str | None = None) -> dict[str, Any]:
+    """At (1 + i/10) GHz; the charge of what is sent is twice that of the formula; the budget ended at 7.5 J."""
+    link = {"uplink_gain": 1e-7, "downlink_gain": 1e-7, "uplink_bits_per_s": 1e6, "downlink_bits_per_s": 2e6, "server": 0}
+    cost = {
+        "frequency_hz": 0.0 if rank == 0 else 1e9 + 1e8 * device,
+        "binding": binding,
+        "link": link,
+        "formula": charge(device),
+        "sent": charge(device, 2.0),
+        "spent_j": 7.5,
+    }
+    return {**device_line(count, device, refused), "rank": rank, "cost": cost}
+
+
+def plan_run(folder: Path, ranks: Sequence[int], bindings: Sequence[str], *, count: str = "sent", common: bool = False) -> Path:
+    """Make the run in ``folder`` a planned one: ``ranks`` and ``bindings`` by device, the same in every round.
+
+    A round lasts 20 s and takes 50 J of all devices; round 0 is written as 0 s and 0 J.
+    """
+    with (folder / "recipe.toml").open("a", encoding="utf-8") as recipe:
+        recipe.write(f'[plan]\npolicy = "{"joint" if common else "per_device"}"\ndeadline_s = 25.0\ncount = "{count}"\n')
+    rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rounds:
+        trained = row["round"] > 0
+        row.update(simulated_s=20.0 * trained, simulated_j=50.0 * trained, rank=min(ranks) if common and trained else None)
+    write_lines(folder / "rounds.jsonl", rounds)
+    devices = [
+        planned_device_line(row["round"], device, rank, binding, "its battery is empty" if rank == 0 else None)
+        for row in rounds
+        if row["round"] > 0
+        for device, (rank, binding) in enumerate(zip(ranks, bindings, strict=True))
+    ]
+    write_lines(folder / "devices.jsonl", devices)
+    return folder
+
+
+def plan_json(ranks: Sequence[int], bindings: Sequence[str], *, common: bool = True, infeasible: int = 0) -> dict[str, Any]:
+    """What ``fedfit plan`` finds for phones of these highest ranks; latency and energy as in ``charge``."""
+    devices, lowest = [], min(ranks, default=None)
+    for device, (rank, binding) in enumerate(zip(ranks, bindings, strict=True)):
+        parts = charge(device % 10)
+        latency = {name: parts[f"{name}_s"] for name in ("compute", "uplink", "downlink")}
+        energy = {name: parts[f"{name}_j"] for name in ("compute", "uplink", "circuit")}
+        devices.append(
+            {
+                "id": f"phone-{device}",
+                "max_rank": rank,
+                "rank": lowest if common else rank,
+                "frequency_hz": 1.25e9,
+                "frequency_range_hz": [1.25e9, 2e9],
+                "latency_s": {**latency, "total": sum(latency.values())},
+                "energy_j": {**energy, "total": sum(energy.values())},
+                "energy_budget_j": 20.0,
+                "binding": binding,
+            }
+        )
+    return {
+        "rank": lowest if common else None,
+        "policy": "common" if common else "per-device",
+        "solver": "bisection",
+        "deadline_s": 25.0,
+        "devices": devices,
+        "infeasible": [
+            {"id": f"watch-{index}", "reason": "rank 1 takes longer than the deadline"} for index in range(infeasible)
+        ],
     }
 
 

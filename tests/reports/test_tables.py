@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from fedfit.reports.columns import format_loss, format_share
 from fedfit.reports.read import read_run
-from fedfit.reports.tables import compare_json, compare_table, format_loss, format_share, run_table, summary_rows
+from fedfit.reports.tables import compare_json, compare_table, run_table, summary_rows
 
 from .conftest import MakeRun
 
@@ -37,6 +38,8 @@ def test_summary_numbers(make_run: MakeRun) -> None:
         "uplink_bytes": 8_000,
         "downlink_bytes": 18_000,
         "seconds": 6.5,
+        "simulated_s": None,
+        "simulated_j": None,
         "refused": 1,
     }
 

@@ -1,17 +1,21 @@
-"""The figures of one run, and those that lay several runs over one another.
+"""The figures of one run.
 
 Everything is drawn outside pyplot, so that no figure outlives its function and no backend is chosen for the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from fedfit.reports.abscissa import ENERGY, ROUNDS, TIME, Abscissa
 from fedfit.reports.labels import draw_labels
-from fedfit.reports.read import RunData, display_names
+from fedfit.reports.ledger import draw_ledger
+from fedfit.reports.ranks import draw_ranks
+from fedfit.reports.read import RunData
 from fedfit.reports.style import (
     DASHES,
     FAINT,
@@ -23,18 +27,14 @@ from fedfit.reports.style import (
     bytes_scale,
     drawing,
     line_look,
-    plain,
     round_axis,
     save,
     seconds_scale,
 )
 
-MANY_RUNS = 4
-"""With more runs than this the legend goes beside the figure."""
-
 
 def write_figures(run: RunData, folder: Path) -> list[Path]:
-    """Draw every entry of ``FIGURES`` into ``folder``, as PNG and SVG. ``labels`` needs a partition."""
+    """Draw every entry of ``FIGURES`` into ``folder``, as PNG and SVG. A figure that the run has nothing for is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with drawing():
@@ -45,36 +45,31 @@ def write_figures(run: RunData, folder: Path) -> list[Path]:
     return paths
 
 
-def overlay(runs: Sequence[RunData], folder: Path) -> list[Path]:
-    """Draw every entry of ``COMPARISONS`` into ``folder``, as PNG and SVG, one line a run. Returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with drawing():
-        return [path for name, draw in COMPARISONS.items() for path in save(draw(runs), folder / name)]
-
-
-def draw_accuracy(run: RunData) -> Any:
-    """Test accuracy and macro-F1 in percent over rounds, with what guessing among the classes would give."""
+def draw_accuracy(run: RunData, over: Abscissa = ROUNDS) -> Any:
+    """Test accuracy and macro-F1 in percent, with what guessing among the classes would give. ``None`` without an x axis."""
+    if over.series(run) is None:
+        return None
     figure, axes = blank(SINGLE_INCHES)
-    rounds = run.series("round")
+    (x,) = over.place(axes, [run])
     for index, (key, label) in enumerate((("test_accuracy", "test accuracy"), ("test_macro_f1", "test macro-F1"))):
         # The two often coincide; accuracy, which people look for, lies on top.
-        axes.plot(rounds, _percent(run, key), label=label, zorder=3 - index, **line_look(index, len(rounds)))
+        axes.plot(x, _percent(run, key), label=label, zorder=3 - index, **line_look(index, len(run.rounds)))
     if run.partition is not None:
         classes = len(run.partition["labels"])
         axes.axhline(100 / classes, color=FAINT, linewidth=1.2, linestyle=":", label=f"chance, 1 of {classes} classes")
-    round_axis(axes, rounds)
     axes.set_ylabel("Accuracy and macro-F1 (%)")
     axes.legend(loc="best")
     return figure
 
 
-def draw_loss(run: RunData) -> Any:
-    """Test and training loss over rounds; there is no training in round 0."""
+def draw_loss(run: RunData, over: Abscissa = ROUNDS) -> Any:
+    """Test and training loss; there is no training in round 0. ``None`` without an x axis."""
+    if over.series(run) is None:
+        return None
     figure, axes = blank(SINGLE_INCHES)
-    rounds = run.series("round")
+    (x,) = over.place(axes, [run])
     for index, (key, label) in enumerate((("test_loss", "test"), ("train_loss", "training, mean over devices"))):
-        axes.plot(rounds, run.series(key), label=label, **line_look(index, len(rounds)))
-    round_axis(axes, rounds)
+        axes.plot(x, run.series(key), label=label, **line_look(index, len(run.rounds)))
     axes.set_ylabel("Cross-entropy (nats per sample)")
     axes.legend(loc="best")
     return figure
@@ -115,47 +110,6 @@ def draw_seconds(run: RunData) -> Any:
     return figure
 
 
-def draw_compare_accuracy(runs: Sequence[RunData]) -> Any:
-    """Test accuracy over rounds, a line a run."""
-    lines = [(run.series("round"), _percent(run, "test_accuracy")) for run in runs]
-    return _draw_lines(runs, lines, "Test accuracy (%)", None)
-
-
-def draw_compare_loss(runs: Sequence[RunData]) -> Any:
-    """Test loss over rounds, a line a run."""
-    lines = [(run.series("round"), run.series("test_loss")) for run in runs]
-    return _draw_lines(runs, lines, "Test cross-entropy (nats per sample)", None)
-
-
-def draw_compare_bytes(runs: Sequence[RunData]) -> Any:
-    """Test accuracy over the bytes sent so far in both directions, a line a run."""
-    sent = [_cumulative_bytes(run) for run in runs]
-    divisor, unit = bytes_scale(max(series[-1] for series in sent))
-    lines = [
-        ([value / divisor for value in series], _percent(run, "test_accuracy")) for series, run in zip(sent, runs, strict=True)
-    ]
-    return _draw_lines(runs, lines, "Test accuracy (%)", f"Sent so far, uplink and downlink ({unit})")
-
-
-def _draw_lines(
-    runs: Sequence[RunData], lines: Sequence[tuple[list[float], list[float]]], y_label: str, x_label: str | None
-) -> Any:
-    """One line a run, over rounds where ``x_label`` is ``None``."""
-    figure, axes = blank(WIDE_INCHES if len(runs) > MANY_RUNS else SINGLE_INCHES)
-    for index, (name, (x, y)) in enumerate(zip(display_names(runs), lines, strict=True)):
-        axes.plot(x, y, label=plain(name, 40), **line_look(index, len(x)))
-    if x_label is None:
-        round_axis(axes, [value for x, _ in lines for value in x])
-    else:
-        axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    if len(runs) > MANY_RUNS:
-        figure.legend(loc="outside right upper")
-    else:
-        axes.legend(loc="best")
-    return figure
-
-
 def _draw_bytes_by_round(axes: Any, rounds: list[float], up: list[float], down: list[float]) -> None:
     divisor, unit = bytes_scale(max(*up, *down))
     for side, (label, series) in enumerate((("uplink", up), ("downlink", down))):
@@ -175,19 +129,16 @@ def _percent(run: RunData, key: str) -> list[float]:
     return [100 * value for value in run.series(key)]
 
 
-def _cumulative_bytes(run: RunData) -> list[float]:
-    return list(accumulate(map(sum, zip(run.series("uplink_bytes"), run.series("downlink_bytes"), strict=True))))
-
-
 FIGURES: dict[str, Callable[[RunData], Any]] = {
     "accuracy": draw_accuracy,
     "loss": draw_loss,
+    "accuracy_time": partial(draw_accuracy, over=TIME),
+    "loss_time": partial(draw_loss, over=TIME),
+    "accuracy_energy": partial(draw_accuracy, over=ENERGY),
+    "loss_energy": partial(draw_loss, over=ENERGY),
+    "ranks": draw_ranks,
+    "ledger": draw_ledger,
     "labels": draw_labels,
     "bytes": draw_bytes,
     "seconds": draw_seconds,
-}
-COMPARISONS: dict[str, Callable[[Sequence[RunData]], Any]] = {
-    "compare_accuracy": draw_compare_accuracy,
-    "compare_loss": draw_compare_loss,
-    "compare_bytes": draw_compare_bytes,
 }

@@ -11,31 +11,14 @@ from typing import Any
 
 import tomli_w
 
+from fedfit.reports.captions import WIDE, caption
+from fedfit.reports.columns import Column, device_columns, format_count, format_loss, format_rounds, format_share, round_columns
 from fedfit.reports.page import CSS, PAGE
 from fedfit.reports.read import RunData
-from fedfit.reports.tables import (
-    ROUND_HEADINGS,
-    format_count,
-    format_loss,
-    format_rounds,
-    format_share,
-    round_cells,
-    status,
-    summary_rows,
-)
-from fedfit.units import format_bytes, format_seconds
+from fedfit.reports.tables import status, summary_rows
+from fedfit.units import format_bytes, format_joules, format_seconds, format_simulated
 
 SHOWN_DEVICES = 50
-DEVICE_HEADINGS = ("Device", "Samples", "Steps", "Train loss", "Uplink", "Downlink", "Time", "Refused because")
-
-CAPTIONS = {
-    "accuracy": ("Accuracy", "of the global model on the test set before round 1 and after every round."),
-    "loss": ("Loss", "mean cross-entropy of the global model on the test set, and of the devices while they train."),
-    "labels": ("Labels", "the classes of the training samples, device by device."),
-    "bytes": ("Bytes", "encoded packets from the devices (uplink) and to the devices (downlink)."),
-    "seconds": ("Seconds", "wall time of every round on the machine that simulated it, evaluation included."),
-}
-WIDE = ("labels", "bytes", "seconds")
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -49,8 +32,8 @@ def write_html(run: RunData, figures: Sequence[Path], path: Path) -> Path:
         css=CSS,
         state=_state(run),
         tiles=_tiles(summary_rows(run)),
-        figures="\n".join(_figure(file) for file in _one_of_each(figures)),
-        rounds=_table(ROUND_HEADINGS, [round_cells(row) for row in run.rounds]),
+        figures="\n".join(_figure(run, file) for file in _one_of_each(figures)),
+        rounds=_table(round_columns(run, narrow=False), run.rounds),
         devices=_devices(run),
         recipe=f'<div class="scroll"><pre>{escape(tomli_w.dumps(run.recipe))}</pre></div>',
         environment=_environment(run.environment),
@@ -85,13 +68,27 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         ("Devices", format_count(summary["devices"]), "that hold data"),
         ("Uplink", format_bytes(summary["uplink_bytes"]), "in total"),
         ("Downlink", format_bytes(summary["downlink_bytes"]), "in total"),
-        ("Time", format_seconds(summary["seconds"]), "in total"),
+        *_simulated_tiles(summary),
+        (
+            "Time",
+            format_seconds(summary["seconds"]),
+            "in total" if summary["simulated_s"] is None else "of the simulation itself",
+        ),
         ("Refused updates", format_count(summary["refused"]), "left out of the average"),
     )
     return "\n".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in tiles
     )
+
+
+def _simulated_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    tiles = []
+    if summary["simulated_s"] is not None:
+        tiles.append(("Simulated time", format_simulated(summary["simulated_s"]), "by the system model"))
+    if summary["simulated_j"] is not None:
+        tiles.append(("Energy", format_joules(summary["simulated_j"]), "of all devices, by the system model"))
+    return tiles
 
 
 def _one_of_each(figures: Sequence[Path]) -> list[Path]:
@@ -102,14 +99,14 @@ def _one_of_each(figures: Sequence[Path]) -> list[Path]:
     return list(chosen.values())
 
 
-def _figure(file: Path) -> str:
+def _figure(run: RunData, file: Path) -> str:
     """The file as a data URI: an SVG in the page itself would share its ids with the other figures."""
-    title, caption = CAPTIONS.get(file.stem, (file.stem, ""))
+    title, words = caption(run, file.stem)
     data = base64.b64encode(file.read_bytes()).decode("ascii")
     kind = ' class="wide"' if file.stem in WIDE else ""
-    alt = escape(f"{title}: {caption}")
+    alt = escape(f"{title}: {words}")
     image = f'<img alt="{alt}" src="data:{MEDIA_TYPES[file.suffix]};base64,{data}">'
-    return f"<figure{kind}>{image}<figcaption><b>{escape(title)}</b>: {escape(caption)}</figcaption></figure>"
+    return f"<figure{kind}>{image}<figcaption><b>{escape(title)}</b>: {escape(words)}</figcaption></figure>"
 
 
 def _devices(run: RunData) -> str:
@@ -118,25 +115,12 @@ def _devices(run: RunData) -> str:
         return '<p class="note">No device has taken part in a finished round yet.</p>'
     among = f"The first {SHOWN_DEVICES} of {len(rows):,}" if len(rows) > SHOWN_DEVICES else f"All {len(rows)}"
     note = f'<p class="note">{among} devices that took part in round {run.rounds[-1]["round"]}; all in devices.jsonl.</p>'
-    return _table(DEVICE_HEADINGS, [_device_cells(row) for row in rows[:SHOWN_DEVICES]], text_last=True) + note
+    return _table(device_columns(rows), rows[:SHOWN_DEVICES], text_last=True) + note
 
 
-def _device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        str(row["device"]),
-        format_count(row["samples"]),
-        format_count(row["steps"]),
-        format_loss(row["train_loss"]),
-        format_bytes(row["uplink_bytes"]),
-        format_bytes(row["downlink_bytes"]),
-        format_seconds(row["seconds"]),
-        str(row.get("refused") or ""),
-    )
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, text_last: bool = False) -> str:
-    head = _cells("th", headings, text_last)
-    body = "\n".join(f"<tr>{_cells('td', row, text_last)}</tr>" for row in rows)
+def _table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, text_last: bool = False) -> str:
+    head = _cells("th", [column.heading for column in columns], text_last)
+    body = "\n".join(f"<tr>{_cells('td', [column.cell(row) for column in columns], text_last)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 

@@ -27,6 +27,11 @@ MEASURES = ("test_accuracy", "test_macro_f1", "test_loss", "train_loss")
 """What a round measured; null where it could not be (no training in round 0, a loss that was not finite)."""
 DEVICE_COUNTS = (*COUNTS, "device", "samples", "steps")
 DEVICE_MEASURES = ("train_loss",)
+PLANNED = ("rank", "simulated_s", "simulated_j")
+"""Of a round, where rounds are planned; null or not there at all elsewhere."""
+TIME_PARTS, ENERGY_PARTS = ("compute", "uplink", "downlink"), ("compute", "uplink", "circuit")
+CHARGE = (*(f"{part}_s" for part in TIME_PARTS), *(f"{part}_j" for part in ENERGY_PARTS))
+"""The keys of a charge in ``cost.formula`` and ``cost.sent``; null for what is not finite (no link at all)."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,16 @@ class RunData:
             return len(self.partition["counts"])
         asked = self.recipe.get("federation", {}).get("devices")
         return asked if isinstance(asked, int) else len({row["device"] for row in self.devices})
+
+    @property
+    def deciding_charge(self) -> str:
+        """``"sent"`` or ``"formula"``: which of a device's two charges makes the time and energy of a round."""
+        return "formula" if self.recipe.get("plan", {}).get("count") == "formula" else "sent"
+
+    def finished_devices(self) -> list[dict[str, Any]]:
+        """Device records of all finished rounds."""
+        last = self.rounds[-1]["round"]
+        return [row for row in self.devices if row["round"] <= last]
 
     def last_devices(self) -> list[dict[str, Any]]:
         """Device records of the last finished round, by device number."""
@@ -182,9 +197,29 @@ def _parse_line(line: bytes, required: Sequence[str], nullable: Sequence[str]) -
         if not _is_number(row.get(key)):
             raise ValueError(f"`{key}` must be a number")
     for key in nullable:
-        if key not in row or not (row[key] is None or _is_number(row[key])):
+        if key not in row or not _is_number_or_null(row[key]):
             raise ValueError(f"`{key}` must be a number or null")
+    for key in PLANNED:
+        if not _is_number_or_null(row.get(key)):
+            raise ValueError(f"`{key}` must be a number or null")
+    if row.get("cost") is not None:
+        _check_cost(row["cost"])
     return row
+
+
+def _check_cost(cost: object) -> None:
+    if (
+        not isinstance(cost, dict)
+        or not isinstance(cost.get("binding"), str)
+        or not _is_number_or_null(cost.get("frequency_hz"))
+    ):
+        raise ValueError("`cost` must be null or an object with `binding` and `frequency_hz`")
+    if not _is_number_or_null(cost.get("spent_j")):
+        raise ValueError("`cost.spent_j` must be a number or null")
+    for name in ("formula", "sent"):
+        charge = cost.get(name)
+        if not isinstance(charge, dict) or not all(key in charge and _is_number_or_null(charge[key]) for key in CHARGE):
+            raise ValueError(f"`cost.{name}` must have {', '.join(CHARGE)}, each a number or null")
 
 
 def _check_order(path: Path, rounds: Sequence[dict[str, Any]]) -> None:
@@ -195,6 +230,10 @@ def _check_order(path: Path, rounds: Sequence[dict[str, Any]]) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_number_or_null(value: object) -> bool:
+    return value is None or _is_number(value)
 
 
 def _damaged(where: str, reason: str) -> RunFolderError:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedfit.errors import RunFolderError
-from fedfit.reports.figures import overlay, write_figures
+from fedfit.reports.figures import write_figures
 from fedfit.reports.html import write_html
+from fedfit.reports.overlay import overlay
 from fedfit.reports.read import read_run
 
 FIGURES_FOLDER = "figures"

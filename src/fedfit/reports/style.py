@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,28 @@ from matplotlib.ticker import MaxNLocator
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6A3D9A", "#666666")
 """Okabe and Ito's colours for every kind of colour blindness; violet and grey for their yellow and black."""
 INK, FAINT, GRID = "#222222", "#777777", "#DDDDDD"
+BINDING_COLOURS = {
+    "deadline": "#6A3D9A",
+    "energy": "#E69F00",
+    "frequency": "#009E73",
+    "max_rank": "#56B4E9",
+    "plan": "#666666",
+}
+"""What binds has one colour in every figure; none of them means a direction of the link anywhere."""
+BINDING_LABELS = {
+    "deadline": "deadline",
+    "energy": "energy budget",
+    "frequency": "highest CPU frequency",
+    "max_rank": "highest rank allowed",
+    "plan": "rank was given",
+}
+PART_COLOURS = {
+    "compute": "#CC79A7",
+    "uplink": "#0072B2",
+    "downlink": "#D55E00",
+    "circuit": "#AAAAAA",
+}
+"""Parts of a device's time and energy; the directions as in the figure of bytes."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
@@ -111,6 +133,22 @@ def seconds_scale(largest: float) -> tuple[float, str]:
     if largest >= 2 * 3600:
         return 3600.0, "hours"
     return (60.0, "minutes") if largest >= 10 * 60 else (1.0, "seconds")
+
+
+def binding_colour(word: str) -> str:
+    """The colour of what binds; of a word that only a later version knows, black."""
+    return BINDING_COLOURS.get(word, INK)
+
+
+def binding_label(word: str) -> str:
+    """What binds, as legends and tables say it."""
+    return BINDING_LABELS.get(word, word)
+
+
+def binding_order(words: Iterable[str]) -> list[str]:
+    """Each of ``words`` once, in the order of ``BINDING_COLOURS``, unknown ones last."""
+    known = list(BINDING_COLOURS)
+    return sorted(set(words), key=lambda word: (known.index(word) if word in known else len(known), word))
 
 
 def plain(text: object, longest: int = 32) -> str:

@@ -11,21 +11,20 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fedfit.reports.columns import round_columns, run_columns
+from fedfit.reports.costs import total_simulated
 from fedfit.reports.read import RunData, display_names, number
-from fedfit.units import format_bytes, format_seconds
 
 HEAD_ROUNDS, TAIL_ROUNDS = 5, 15
 """Rounds that a terminal shows of a long run; the report shows all of them."""
-
-ROUND_HEADINGS = ("Round", "Accuracy", "Macro-F1", "Test loss", "Train loss", "Uplink", "Downlink", "Time", "Refused")
-RUN_HEADINGS = ("Run", "Rounds", "Devices", "Acc. %", "Best %", "F1 %", "Loss", "Uplink", "Downlink", "Time", "Refused")
 
 
 def summary_rows(run: RunData) -> dict[str, Any]:
     """The run in one flat dict, in the order to be shown; only values that JSON knows (not measured is ``None``).
 
     Accuracies and F1 are shares of 1, the loss is in nats a sample, totals are over all finished rounds.
-    ``rounds`` does not count round 0; ``best_round`` may be 0, and is the first of equals.
+    ``rounds`` does not count round 0; ``best_round`` may be 0, and is the first of equals. ``seconds`` is wall time;
+    ``simulated_s`` and ``simulated_j`` (all devices) are ``None`` where rounds are not planned.
     """
     last = run.rounds[-1]
     best = _best_round(run)
@@ -42,6 +41,8 @@ def summary_rows(run: RunData) -> dict[str, Any]:
         "uplink_bytes": sum(row["uplink_bytes"] for row in run.rounds),
         "downlink_bytes": sum(row["downlink_bytes"] for row in run.rounds),
         "seconds": sum(row["seconds"] for row in run.rounds),
+        "simulated_s": total_simulated(run, "simulated_s"),
+        "simulated_j": total_simulated(run, "simulated_j"),
         "refused": sum(row.get("refused", 0) for row in run.rounds),
     }
 
@@ -57,33 +58,30 @@ def status(run: RunData) -> str:
 
 
 def run_table(run: RunData) -> Table:
-    """The run round by round, totals at its foot; the middle of a long run is left out.
-
-    The refused updates have a column when there are any.
-    """
+    """The run round by round, totals at its foot, for 80 columns; the middle of a long run is left out."""
+    columns = round_columns(run, narrow=True)
     summary = summary_rows(run)
-    columns = len(ROUND_HEADINGS) - (summary["refused"] == 0)
-    table = _narrow_table(ROUND_HEADINGS[:columns], ("total", *[""] * 4, *totals(summary)))
+    table = _narrow_table([column.heading for column in columns], [column.total(summary) for column in columns])
     table.title = Text(f"{run.name}: {status(run)}")
     long = len(run.rounds) > HEAD_ROUNDS + TAIL_ROUNDS + 1
     for row in run.rounds[:HEAD_ROUNDS] if long else run.rounds:
-        table.add_row(*round_cells(row)[:columns])
+        table.add_row(*(column.cell(row) for column in columns))
     if long:
-        table.add_row(*["…"] * columns)
+        table.add_row(*["…"] * len(columns))
         for row in run.rounds[-TAIL_ROUNDS:]:
-            table.add_row(*round_cells(row)[:columns])
+            table.add_row(*(column.cell(row) for column in columns))
     return table
 
 
 def compare_table(runs: Sequence[RunData]) -> Table:
     """One line a run, names told apart; the refused updates have a column when there are any."""
     summaries = [summary_rows(run) for run in runs]
-    columns = len(RUN_HEADINGS) - all(summary["refused"] == 0 for summary in summaries)
-    table = _narrow_table(RUN_HEADINGS[:columns])
+    columns = run_columns(runs, any(summary["refused"] for summary in summaries))
+    table = _narrow_table(["Run", *(column.heading for column in columns)])
     name_column = table.columns[0]
     name_column.justify, name_column.no_wrap, name_column.overflow = "left", False, "fold"
     for name, summary in zip(display_names(runs), summaries, strict=True):
-        table.add_row(Text(name), *_run_cells(summary)[: columns - 1])
+        table.add_row(Text(name), *(column.cell(summary) for column in columns))
     return table
 
 
@@ -93,68 +91,12 @@ def compare_json(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     return [{**summary_rows(run), "name": name, "folder": str(run.folder)} for name, run in named]
 
 
-def round_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """One round under ``ROUND_HEADINGS``."""
-    return (
-        str(row["round"]),
-        format_share(row["test_accuracy"]),
-        format_share(row["test_macro_f1"]),
-        format_loss(row["test_loss"]),
-        format_loss(row["train_loss"]),
-        format_bytes(row["uplink_bytes"]),
-        format_bytes(row["downlink_bytes"]),
-        format_seconds(row["seconds"]),
-        format_count(row.get("refused", 0)),
-    )
-
-
-def totals(summary: dict[str, Any]) -> tuple[str, ...]:
-    """Uplink, downlink, time and refused updates of a whole run."""
-    return (
-        format_bytes(summary["uplink_bytes"]),
-        format_bytes(summary["downlink_bytes"]),
-        format_seconds(summary["seconds"]),
-        format_count(summary["refused"]),
-    )
-
-
-def format_share(share: float | None) -> str:
-    """``0.88534`` → ``'88.53 %'``; a dash for what was not measured."""
-    return f"{100 * share:.2f} %" if share is not None and math.isfinite(share) else "–"
-
-
-def format_loss(loss: float | None) -> str:
-    """``0.34567`` → ``'0.3457'``; a dash for what was not measured."""
-    return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else "–"
-
-
-def format_count(count: float) -> str:
-    """``12000`` → ``'12,000'``."""
-    return f"{count:,.0f}"
-
-
-def format_rounds(summary: dict[str, Any]) -> str:
-    """``'3 of 5'``, or ``'5'`` when that was all."""
-    done, planned = summary["rounds"], summary["rounds_planned"]
-    return str(done) if planned in (None, done) else f"{done} of {planned}"
-
-
 def _narrow_table(headings: Sequence[str], footers: Sequence[str] = ()) -> Table:
     """Numbers to the right and never broken; headings broken at spaces, so that 80 columns are enough."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left", show_footer=bool(footers))
-    for heading, footer in zip_longest(headings, footers[: len(headings)], fillvalue=""):
+    for heading, footer in zip_longest(headings, footers, fillvalue=""):
         table.add_column(heading.replace(" ", "\n"), footer=footer, justify="right", no_wrap=True)
     return table
-
-
-def _run_cells(summary: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        format_rounds(summary).replace(" of ", "/"),
-        format_count(summary["devices"]),
-        *(format_share(summary[key]).removesuffix(" %") for key in ("final_accuracy", "best_accuracy", "macro_f1")),
-        format_loss(summary["test_loss"]),
-        *totals(summary),
-    )
 
 
 def _best_round(run: RunData) -> dict[str, Any] | None:

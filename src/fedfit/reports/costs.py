@@ -1,0 +1,98 @@
+"""What a run was charged by the system model, out of its records: seconds, joules, ranks and what binds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfit.reports.read import CHARGE, ENERGY_PARTS, TIME_PARTS, RunData, number
+
+REFUSED = "refused"
+"""In place of what binds, for a device that could not take part at all (its rank is 0)."""
+CHARGE_WORDS = {"sent": "all that is sent", "formula": "eq. 5's parameters"}
+"""What the charge that decides counts."""
+
+
+@dataclass(frozen=True)
+class DeviceRank:
+    """The rank of one device in one round, and the word for what stops the next one."""
+
+    round: int
+    device: int
+    rank: int
+    word: str
+
+
+def total_simulated(run: RunData, key: str) -> float | None:
+    """``simulated_s`` or ``simulated_j`` of all finished rounds, ``None`` where no round was charged."""
+    values = [row.get(key) for row in run.rounds if row["round"] > 0]
+    return None if all(value is None for value in values) else float(sum(value for value in values if value is not None))
+
+
+def since_the_start(run: RunData, key: str) -> list[float] | None:
+    """``simulated_s`` or ``simulated_j`` added up, one value a round; round 0 is at 0.
+
+    ``None`` where no round was charged. A single round that was not charged adds nothing.
+    """
+    if total_simulated(run, key) is None:
+        return None
+    return list(accumulate((row.get(key) or 0.0) if row["round"] > 0 else 0.0 for row in run.rounds))
+
+
+def device_ranks(run: RunData) -> list[DeviceRank]:
+    """Every device of every finished round that has a rank."""
+    return [
+        DeviceRank(row["round"], row["device"], row["rank"], _word(row))
+        for row in run.finished_devices()
+        if row.get("rank") is not None
+    ]
+
+
+def rank_texts(run: RunData) -> dict[int, str]:
+    """Round → its common rank, or ``'4–32'`` where devices have their own; those that could not take part do not count."""
+    texts = {row["round"]: str(row["rank"]) for row in run.rounds if row.get("rank") is not None}
+    spread: dict[int, list[int]] = {}
+    for entry in device_ranks(run):
+        if entry.rank > 0:
+            spread.setdefault(entry.round, []).append(entry.rank)
+    own = {count: f"{min(ranks)}–{max(ranks)}" if min(ranks) < max(ranks) else str(ranks[0]) for count, ranks in spread.items()}
+    return own | texts
+
+
+def ledger(run: RunData) -> tuple[list[int], npt.NDArray[np.float64]] | None:
+    """Device numbers, and ``(devices, 6)`` seconds and joules under the names of ``CHARGE``, summed over the finished rounds.
+
+    Of the charge that decides; ``None`` where no device was charged. What was not finite adds nothing.
+    """
+    summed: dict[int, npt.NDArray[np.float64]] = {}
+    for row in run.finished_devices():
+        if row.get("cost") is not None:
+            charge = row["cost"][run.deciding_charge]
+            values = np.nan_to_num([number(charge[key]) for key in CHARGE])
+            summed[row["device"]] = summed.get(row["device"], np.zeros(len(CHARGE))) + values
+    if not summed:
+        return None
+    devices = sorted(summed)
+    return devices, np.array([summed[device] for device in devices])
+
+
+def latency_s(charge: Mapping[str, Any]) -> float:
+    """Equation 11; NaN where a part was not finite."""
+    return math.fsum(number(charge[f"{part}_s"]) for part in TIME_PARTS)
+
+
+def energy_j(charge: Mapping[str, Any]) -> float:
+    """Equation 12; NaN where a part was not finite."""
+    return math.fsum(number(charge[f"{part}_j"]) for part in ENERGY_PARTS)
+
+
+def _word(row: Mapping[str, Any]) -> str:
+    if row["rank"] == 0:
+        return REFUSED
+    return "plan" if row.get("cost") is None else str(row["cost"]["binding"])

@@ -1,0 +1,74 @@
+"""A plan in words, and as arrays: what ``fedfit plan`` says, and what its figure and table are made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfit.reports.style import binding_label, binding_order
+
+NAMED = 3
+"""So many devices are named one by one; more are counted."""
+
+Words = npt.NDArray[np.str_]
+Ranks = npt.NDArray[np.int64]
+
+
+def plan_summary(plan: Mapping[str, Any]) -> str:
+    """The ranks, what stops the next one, and who cannot take part; a line each."""
+    devices, infeasible = plan["devices"], plan.get("infeasible", [])
+    lines = []
+    if not devices:
+        lines.append("no device can take part")
+    elif plan.get("rank") is not None:
+        lines.append(_common(plan["rank"], devices))
+    else:
+        lines.append(_own(devices))
+    if infeasible:
+        lines.append(_infeasible(infeasible))
+    return "\n".join(lines)
+
+
+def highest_ranks(plan: Mapping[str, Any]) -> tuple[Ranks, Words]:
+    """By feasible device: its own highest rank ``r_i*``, and the word for what stops the next one."""
+    devices = plan["devices"]
+    ranks = np.fromiter((device["max_rank"] for device in devices), dtype=np.int64, count=len(devices))
+    return ranks, np.array([device["binding"] for device in devices], dtype=np.str_)
+
+
+def _common(rank: int, devices: Sequence[Mapping[str, Any]]) -> str:
+    stoppers = [device for device in devices if device["max_rank"] == rank]
+    text = f"rank {rank} for {_all(len(devices))}"
+    if not stoppers:
+        return text
+    if len(stoppers) <= NAMED:
+        return f"{text}; " + ", ".join(
+            f"{each['id']} stops rank {rank + 1}: {binding_label(each['binding'])}" for each in stoppers
+        )
+    return f"{text}; {len(stoppers):,} of them stop rank {rank + 1}: {_counts(stoppers)}"
+
+
+def _own(devices: Sequence[Mapping[str, Any]]) -> str:
+    ranks = np.fromiter((device["rank"] for device in devices), dtype=np.int64, count=len(devices))
+    low, high = int(ranks.min()), int(ranks.max())
+    spread = f"rank {low}" if low == high else f"ranks {low} to {high} (median {np.median(ranks):g})"
+    return f"{spread} for {_all(len(devices))}; the next rank is stopped by: {_counts(devices)}"
+
+
+def _counts(devices: Sequence[Mapping[str, Any]]) -> str:
+    counted = Counter(device["binding"] for device in devices)
+    return ", ".join(f"{binding_label(word)} {counted[word]:,}" for word in binding_order(counted))
+
+
+def _infeasible(infeasible: Sequence[Mapping[str, Any]]) -> str:
+    shown = ", ".join(f"{each['id']} ({each['reason']})" for each in infeasible[:NAMED])
+    more = f", and {len(infeasible) - NAMED:,} more" if len(infeasible) > NAMED else ""
+    return f"{len(infeasible):,} cannot take part: {shown}{more}"
+
+
+def _all(count: int) -> str:
+    return "the only device" if count == 1 else f"all {count:,} devices"
