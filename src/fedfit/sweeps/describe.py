@@ -1,0 +1,77 @@
+"""What a reader has to know of a figure's settings: in short under it, and in full beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+from fedfit.experiment.load import to_toml
+from fedfit.sweeps.sweep import Setting, Sweep
+
+_MODELS = {"minilm": "MiniLM", "FacebookAI/roberta-base": "RoBERTa-base"}
+_DATA = {"ag_news": "AG News", "pydocs": "docstring"}
+
+
+def caption(sweep: Sweep, seeds: int) -> str:
+    """The settings in one line: ``MiniLM, 3 × 1,000 AG News samples, 4 rounds, mean ± s.d. of 3 seeds``."""
+    recipe = sweep.recipe(sweep.points[0], 0)
+    devices, samples = recipe.federation.devices, recipe.data.train_samples
+    model = _MODELS.get(recipe.model.name, PurePath(recipe.model.name).name)
+    source = _DATA.get(recipe.data.source, recipe.data.source)
+    data = f"{devices} × {samples // devices:,} {source} samples" if samples else f"all {source} samples on {devices} devices"
+    spread = f"mean ± s.d. of {seeds} seeds" if seeds > 1 else "1 seed"
+    return f"{model}, {data}, {_count(recipe.federation.rounds, 'round')}, {spread}; see settings.md"
+
+
+def settings_text(sweep: Sweep, seeds: int) -> str:
+    """``settings.md``: what the paper prints against what was run, what it does not print, and the whole recipe."""
+    printed = [note for note in sweep.notes if note.paper is not None]
+    chosen = [note for note in sweep.notes if note.paper is None]
+    parts = [
+        f"# {sweep.name}: {sweep.title}",
+        f"Scale `{sweep.scale}`: {caption(sweep, seeds).removesuffix('; see settings.md')}. Seeds 0 to {seeds - 1}; a seed "
+        "fixes the sample of the data, its spread over the devices, the initial adapter and head, the fleet and its channels.",
+        "## Printed in the paper",
+        _table(("setting", "paper", "here", "remark"), [(n.what, n.paper or "", _here(sweep, n), n.why) for n in printed]),
+        "## Not printed in the paper, chosen here",
+        _table(("setting", "here", "remark"), [(note.what, _here(sweep, note), note.why) for note in chosen]),
+        "## The recipe of the first point",
+        f"The others differ in {', '.join(f'`{key}`' for key in _swept(sweep))}, `name` and `seed`.",
+        f"```toml\n{to_toml(sweep.recipe(sweep.points[0], 0))}```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _here(sweep: Sweep, note: Setting) -> str:
+    return "; ".join(f"`{key}` = {_written(sweep.values(key))}" for key in note.keys)
+
+
+def _written(values: Sequence[Any]) -> str:
+    """One value, or all of them where the key is swept."""
+    return ", ".join(_value(value) for value in values)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, tuple):
+        return " and ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if type(value) is int else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _swept(sweep: Sweep) -> list[str]:
+    """The keys that the points set to several values."""
+    keys = dict.fromkeys(override.partition("=")[0] for point in sweep.points for override in point.overrides)
+    return [key for key in keys if len(sweep.values(key)) > 1]
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
