@@ -22,7 +22,7 @@ name = "tiny"
 source = "csv"
 max_tokens = 16
 [adapter]
-rank = 2
+rank = 4
 alpha = 4
 dropout = 0.1
 layers = "last:2"
@@ -34,6 +34,17 @@ rounds = 3
 batch_size = 8
 learning_rate = 1e-2
 dropout = true
+[plan]
+policy = "joint"
+deadline_s = 1.35
+[fleet]
+max_frequency_hz = 1e7
+capacitance = 1e-22
+battery_j = 0.3
+uplink_bandwidth_hz = 3e3
+downlink_bandwidth_hz = 3e3
+[channel]
+fading = "rayleigh"
 """
 """45 samples on 3 devices: 15 each, so 2 steps; 2 devices a round, so 4 steps; 3 rounds, so 12 steps."""
 

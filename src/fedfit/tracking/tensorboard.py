@@ -12,7 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 from fedfit.records import RoundRecord
 from fedfit.tracking.writing import writing
 
-_SCALARS = ("test_accuracy", "test_macro_f1", "test_loss", "train_loss", "uplink_bytes", "downlink_bytes", "seconds")
+_SCALARS = (
+    *("test_accuracy", "test_macro_f1", "test_loss", "train_loss", "uplink_bytes", "downlink_bytes", "seconds"),
+    *("rank", "simulated_s", "simulated_j"),
+)
 
 
 class TensorBoard:
