@@ -77,9 +77,11 @@ def _tell(found: dict[str, Any], options: PlanOptions, as_json: bool) -> None:
 
 
 def _least_words(least: dict[str, Any]) -> str:
+    from fedfit.planning.least import round_up
+
     deadline, energy = least["deadline_s"], least["energy_j"]
-    in_time = f"{deadline:.6g} s" if deadline is not None else "no deadline is long enough within the budgets"
-    in_budget = f"{energy:.6g} J" if energy is not None else "no budget is enough within the deadline"
+    in_time = f"{round_up(deadline)} s" if deadline is not None else "no deadline is long enough within the budgets"
+    in_budget = f"{round_up(energy)} J" if energy is not None else "no budget is enough within the deadline"
     return f"rank {least['rank']} for all: least deadline {in_time}; least energy budget {in_budget}"
 
 

@@ -56,7 +56,10 @@ class FleetSettings(HardwareSettings):
     `{uniform = [0.2e-25, 1e-25]}`, `{loguniform = [low, high]}`, `{lognormal = [median, sigma]}`, `{choice = [1, 2]}`."""
 
     devices: int | None = key(
-        None, "how many; by default as many as `[[device]]`, and in a recipe `federation.devices`", minimum=1
+        None,
+        "how many; by default as many as `[[device]]`, and in a recipe `federation.devices`",
+        minimum=1,
+        maximum=100_000_000,
     )
     seed: int | None = key(None, "of the drawn values; in a recipe by default that of the recipe, else 0", minimum=0)
     max_frequency_hz: Number | None = _common("max_frequency_hz", 2.0e9)

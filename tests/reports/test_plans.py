@@ -10,8 +10,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from fedfit.reports.plan_figure import draw_plan, write_plan_figure
-from fedfit.reports.plan_summary import highest_ranks
-from fedfit.reports.plan_table import plan_summary, plan_table, share_of
+from fedfit.reports.plan_summary import highest_ranks, plan_summary
+from fedfit.reports.plan_table import plan_table, share_of
 from fedfit.reports.style import BINDING_COLOURS
 from fedfit.units import duration_scale, energy_scale, format_hertz, format_joules, format_simulated
 

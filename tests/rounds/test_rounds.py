@@ -13,8 +13,8 @@ from fedfit.aggregation.fedavg import FedAvg
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import TrainingStopped
 from fedfit.records import AdapterSize, Factors, Order, Packet, Reply, RoundResult, Score, Update
-from fedfit.rounds.link import Link
 from fedfit.rounds.federation import Federation
+from fedfit.rounds.link import Link
 from fedfit.rounds.round import initial_result, run_round
 from fedfit.rounds.server import choose_devices
 from fedfit.simulation.in_process import InProcessLink

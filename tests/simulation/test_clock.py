@@ -116,7 +116,7 @@ def test_the_second_charge_is_by_the_bytes_that_were_sent(tiny_bert: Path) -> No
 
 
 def test_planned_by_what_is_sent_nobody_is_late_and_little_is_wasted(tiny_bert: Path) -> None:
-    """The head and the packets' own bytes are planned for; what is left of the deadline is the air time of 400 bytes at most."""
+    """The head and the packets' own bytes are planned for; what is left of the deadline is air time of 400 bytes at most."""
     recipe = planned(tiny_bert, {"policy": "joint", "deadline_s": 200.0, "count": "sent"}, federation={"rounds": 4})
     lines = [device for result in results(recipe) for device in result.devices]
     assert len(lines) == 12

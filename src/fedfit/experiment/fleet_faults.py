@@ -15,12 +15,16 @@ _CODEC_BITS = 32.0  # of a parameter in the codec that sends
 
 def fleet_faults(settings: FleetFile | Recipe) -> Iterator[Fault]:
     """Faults between keys of ``[fleet]``, ``[[device]]`` and ``[[server]]``."""
-    names = Counter(device.id for device in settings.device if device.id is not None)
+    names = Counter(device.id or f"device-{number}" for number, device in enumerate(settings.device))
     for name in (name for name, count in names.items() if count > 1):
         yield Fault("device.id", name, "is the id of several devices; give each its own")
     placed = 0
     for number, device in enumerate(settings.device):
         yield from _place_faults(device, f"device[{number}].")
+        yield from _gain_faults(device, f"device[{number}].")
+        if device.distance_m is not None and settings.fleet.x_m is not None:
+            remedy = "x_m and y_m of [fleet] give the distance already; remove one or the other"
+            yield Fault(f"device[{number}].distance_m", device.distance_m, remedy)
         placed += device.x_m is not None
     yield from _place_faults(settings.fleet, "fleet.")
     everywhere = settings.fleet.x_m is not None or (placed and placed == len(settings.device))
@@ -41,6 +45,14 @@ def _place_faults(device: HardwareSettings, prefix: str) -> Iterator[Fault]:
         yield Fault(prefix + missing, None, "a position needs both x_m and y_m")
     if device.distance_m is not None and device.x_m is not None:
         yield Fault(prefix + "distance_m", device.distance_m, "x_m and y_m give the distance already; remove one or the other")
+
+
+def _gain_faults(device: HardwareSettings, prefix: str) -> Iterator[Fault]:
+    """A gain beside a place, in ``[[device]]``. In ``[fleet]`` gains have defaults, which a place takes over from."""
+    place = "distance_m gives" if device.distance_m is not None else "x_m and y_m give" if device.x_m is not None else None
+    for name in ("uplink_gain", "downlink_gain"):
+        if place is not None and getattr(device, name) is not None:
+            yield Fault(prefix + name, getattr(device, name), f"{place} the gain already; remove one or the other")
 
 
 def file_faults(file: FleetFile) -> Iterator[Fault]:

@@ -33,7 +33,7 @@ def parse_fleet(text: str, overrides: Sequence[str] = (), origin: str = "the tex
     Raises:
         RecipeError: with every fault found.
     """
-    document = read_toml(text, origin)
+    document = read_toml(text, origin, "fleet")
     faults: list[Fault] = []
     of_a_recipe = [name for name in ("data", "model", "federation", "training") if name in document]
     if of_a_recipe:

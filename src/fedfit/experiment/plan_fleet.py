@@ -11,7 +11,7 @@ from fedfit.errors import Fault, RecipeError
 from fedfit.experiment.fleet_file import fleet_of
 from fedfit.experiment.limits import choose
 from fedfit.fleet_settings import FleetFile
-from fedfit.planning.bandwidth import over_bands, share_band
+from fedfit.planning.bandwidth import over_bands, servable, share_band
 from fedfit.planning.layers import choose_layers
 from fedfit.planning.least import least, why_infeasible
 from fedfit.planning.planner import Solution, solve, solve_at
@@ -81,6 +81,11 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
 
     ``feasible`` is false, ``rank`` null and ``devices`` empty when a device cannot do rank 1 and is not to be dropped.
     """
+    highest = _highest_rank(file)
+    if options.for_rank is not None and options.for_rank > highest:
+        raise RecipeError(
+            [Fault("--for-rank", options.for_rank, f"the highest rank of this fleet is {highest}")], "the command"
+        )
     fleet = fleet_of(file)
     seed = file.fleet.seed or 0
     links = draw_links(fleet, file.channel, seed, options.round) if options.round else mean_links(fleet)
@@ -102,12 +107,12 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
         plan["total_layers"] = most
     problem = _problem(file, fleet, links, layers)
     if options.share_band_hz is not None:
-        share = share_band(problem, fleet, links, options.share_band_hz)
-        problem = over_bands(problem, fleet, links, share.band_hz)
-        plan |= {"band_hz": options.share_band_hz, "certain": share.certain}
+        band_hz, certain = _shared(problem, fleet, links, options)
+        problem = over_bands(problem, fleet, links, band_hz)
+        plan |= {"band_hz": options.share_band_hz, "certain": certain}
     own_rank, frequency_hz = _own_ranks(file, problem, layers, options, seed)
     there = own_rank > 0
-    plan["infeasible"] = _infeasible(fleet, problem, there)
+    plan["infeasible"] = _infeasible(fleet, problem, there, frequency_hz)
     if options.for_rank is not None:
         plan["for_rank"] = _for_rank(fleet, problem, options.for_rank)
     if not there.all() and not options.drop_infeasible:
@@ -120,14 +125,28 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
     if options.choose_layers:
         extra["layers"] = layers[rows].astype(int)
     if options.share_band_hz is not None:
-        extra["band_hz"] = share.band_hz[rows]
+        extra["band_hz"] = band_hz[rows]
     plan["devices"] = device_words(part, kept, solution, extra)
     return plan
 
 
+def _shared(problem: Problem, fleet: Fleet, links: Links, options: PlanOptions) -> tuple[np.ndarray, bool]:
+    """The sub-bands, and whether their common rank is certainly the highest. Whoever is dropped gets none of the band; its
+    entry is an equal share, under which it could not do rank 1 either.
+    """
+    total_hz = options.share_band_hz or 0.0
+    bands = np.full(len(fleet), total_hz / len(fleet))
+    everyone = np.ones(len(fleet), dtype=bool)
+    rows = np.flatnonzero(servable(problem, fleet, links, total_hz) if options.drop_infeasible else everyone)
+    share = share_band(problem.take(rows), fleet.take(rows), links.take(rows), total_hz)
+    bands[rows] = share.band_hz
+    return bands, share.certain
+
+
 def _bits_of_rank_1(file: FleetFile) -> float:
     a = file.adaptation
-    return (a.input_dim + a.output_dim) * a.matrices_per_layer * a.layers * a.bits_per_parameter
+    factors = (a.input_dim + a.output_dim) * a.matrices_per_layer * a.layers
+    return (factors + a.head_parameters) * a.bits_per_parameter
 
 
 def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray) -> Problem:
@@ -140,7 +159,11 @@ def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray) ->
         bits_per_parameter=a.bits_per_parameter,
         bits_fixed=a.head_parameters * a.bits_per_parameter,
     )
-    return make_problem(fleet, links, work, file.round.deadline_s, a.max_rank or min(a.input_dim, a.output_dim))
+    return make_problem(fleet, links, work, file.round.deadline_s, _highest_rank(file))
+
+
+def _highest_rank(file: FleetFile) -> int:
+    return file.adaptation.max_rank or min(file.adaptation.input_dim, file.adaptation.output_dim)
 
 
 def _own_ranks(
@@ -169,9 +192,9 @@ def _solve(problem: Problem, own_rank: np.ndarray, frequency_hz: np.ndarray | No
     return solve(problem, own_rank, common=common, frequency=options.frequency)
 
 
-def _infeasible(fleet: Fleet, problem: Problem, there: np.ndarray) -> list[dict[str, str]]:
+def _infeasible(fleet: Fleet, problem: Problem, there: np.ndarray, frequency_hz: np.ndarray | None) -> list[dict[str, str]]:
     rows = np.flatnonzero(~there)
-    reasons = why_infeasible(problem.take(rows))
+    reasons = why_infeasible(problem.take(rows), None if frequency_hz is None else frequency_hz[rows])
     return [{"id": fleet.id_of(int(row)), "reason": reason} for row, reason in zip(rows, reasons, strict=True)]
 
 

@@ -24,11 +24,11 @@ def read_shipped_or_file(name_or_path: str, there: Mapping[str, str], what: str)
         RecipeError: when there is neither.
     """
     path = Path(name_or_path)
-    if path.is_file():
-        try:
+    try:
+        if path.is_file():
             return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError([Fault(what, name_or_path, f"cannot be read: {error}")], f"the {what}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([Fault(what, name_or_path, f"cannot be read: {error}")], f"the {what}") from error
     if name_or_path in there:
         return there[name_or_path]
     near = difflib.get_close_matches(name_or_path, there, n=1)

@@ -18,8 +18,8 @@ _NOT_TOML = (ValueError, RecursionError)  # tomllib's own error, a number of too
 T = TypeVar("T")
 
 
-def read_toml(text: str, origin: str) -> dict[str, Any]:
-    """The document in ``text``.
+def read_toml(text: str, origin: str, what: str = "recipe") -> dict[str, Any]:
+    """The document in ``text``. ``what`` is the word for it in messages.
 
     Raises:
         RecipeError: when it is not TOML.
@@ -27,7 +27,7 @@ def read_toml(text: str, origin: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except _NOT_TOML as error:
-        raise RecipeError([Fault("recipe", origin, f"is not TOML: {error}")]) from error
+        raise RecipeError([Fault(what, origin, f"is not TOML: {error}")], f"the {what}") from error
 
 
 def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:

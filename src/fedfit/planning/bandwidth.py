@@ -40,8 +40,11 @@ class Share:
 
 def share_band(problem: Problem, fleet: Fleet, links: Links, total_hz: float) -> Share:
     """The share of ``total_hz`` under which the common rank of all devices is highest."""
-    low, high = 0, int(problem.max_rank.min(initial=0)) + 1
-    bands = np.full(len(problem), total_hz / max(len(problem), 1))
+    if len(problem) == 0:
+        return Share(0, np.zeros(0), certain=True)
+    highest = int(problem.max_rank.min())
+    low, high = 0, highest + 1
+    bands = np.full(len(problem), total_hz / len(problem))
     needed_next = None
     while high - low > 1:
         middle = (low + high) // 2
@@ -50,8 +53,17 @@ def share_band(problem: Problem, fleet: Fleet, links: Links, total_hz: float) ->
             low, bands = middle, ends[1]
         else:
             high, needed_next = middle, ends[0].sum()
-    certain = low == int(problem.max_rank.min(initial=0)) or (needed_next is not None and bool(needed_next > total_hz))
+    certain = low == highest or (needed_next is not None and bool(needed_next > total_hz))
     return Share(low, bands * (total_hz / bands.sum()), certain)
+
+
+def servable(problem: Problem, fleet: Fleet, links: Links, total_hz: float) -> np.ndarray:
+    """Which devices to keep so that as many as possible do rank 1 on ``total_hz``: those of the least bands, bool."""
+    needed = least_bands_hz(problem, fleet, links, 1, total_hz)[1]
+    order = needed.argsort(kind="stable")
+    kept = np.zeros(len(problem), dtype=bool)
+    kept[order] = needed[order].cumsum() <= total_hz
+    return kept
 
 
 def least_bands_hz(problem: Problem, fleet: Fleet, links: Links, rank: int, total_hz: float) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +71,8 @@ def least_bands_hz(problem: Problem, fleet: Fleet, links: Links, rank: int, tota
 
     Where not even the whole band does, both ends are infinite.
     """
-    low, high = np.full(len(problem), np.log(_LEAST_HZ)), np.full(len(problem), np.log(total_hz))
+    low = np.full(len(problem), np.log(min(_LEAST_HZ, total_hz * 1e-12)))
+    high = np.full(len(problem), np.log(total_hz))
     reachable = feasible(over_bands(problem, fleet, links, np.exp(high)), rank)
     for _ in range(_STEPS):
         middle = (low + high) / 2

@@ -59,16 +59,20 @@ def feasible_at(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarr
     """Whether each device can do ``rank`` at the frequency that it is given."""
     with np.errstate(all="ignore"):
         cost = charges(problem, rank, frequency_hz)
-        in_time = cost.latency_s <= problem.deadline_s
-        return in_time & (cost.energy_j <= problem.energy_budget_j) & (frequency_hz <= problem.max_frequency_hz)
+        in_time = np.isfinite(cost.latency_s) & (
+            cost.latency_s <= problem.deadline_s
+        )  # a dead link never ends, deadline or not
+        in_budget = cost.energy_j <= problem.energy_budget_j
+    within: np.ndarray = in_time & in_budget & (frequency_hz <= problem.max_frequency_hz)
+    return within
 
 
 def binding(problem: Problem, rank: np.ndarray) -> np.ndarray:
     """What stops ``rank + 1``, as codes of ``BINDINGS``.
 
     ``max_rank``: it is not wanted. ``deadline``: the radio alone takes the deadline. ``energy``: radio and circuit alone
-    spend the budget, or the frequency that the deadline asks for would. ``frequency``: the budget would allow that frequency
-    and the CPU cannot run at it.
+    spend the budget; or the deadline asks for more than the highest frequency that the budget allows, and that is below f_max.
+    ``frequency``: the deadline asks for more than f_max, which is no more than the budget allows.
     """
     following = room(problem, rank + 1)
     code = np.where(following.energy_hz < problem.max_frequency_hz, ENERGY, FREQUENCY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,15 +39,32 @@ def least(problem: Problem, rank: np.ndarray | int) -> Least:
     )
 
 
-def least_of_both(problem: Problem, rank: np.ndarray | int) -> Least:
-    """Deadline and energy that together make ``rank`` possible at the CPU's highest frequency: always finite."""
-    cost = charges(problem, rank, problem.max_frequency_hz)
+def least_of_both(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarray) -> Least:
+    """Deadline and energy that together make ``rank`` possible at ``frequency_hz``: finite unless the link is dead."""
+    with np.errstate(all="ignore"):
+        cost = charges(problem, rank, frequency_hz)
     return Least(cost.latency_s, cost.energy_j)
 
 
-def why_infeasible(problem: Problem) -> list[str]:
-    """For every device of ``problem``, none of which can do rank 1: the smallest deadline and energy that would do."""
-    alone, both = least(problem, 1), least_of_both(problem, 1)
+def least_at(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarray) -> Least:
+    """What ``rank`` asks at least of deadline and of energy at a given frequency, each with the other as given."""
+    with np.errstate(all="ignore"):
+        cost = charges(problem, rank, frequency_hz)
+    return Least(
+        deadline_s=np.where(cost.energy_j <= problem.energy_budget_j, cost.latency_s, np.inf),
+        energy_j=np.where(cost.latency_s <= problem.deadline_s, cost.energy_j, np.inf),
+    )
+
+
+def why_infeasible(problem: Problem, frequency_hz: np.ndarray | None = None) -> list[str]:
+    """For every device of ``problem``, none of which can do rank 1: the smallest deadline and energy that would do.
+
+    Args:
+        frequency_hz: ``(devices,)`` where it is given; else the best one is meant.
+    """
+    alone = least(problem, 1) if frequency_hz is None else least_at(problem, 1, frequency_hz)
+    both = least_of_both(problem, 1, problem.max_frequency_hz if frequency_hz is None else frequency_hz)
+    chance = "" if frequency_hz is None else " at the frequency drawn"
     return [
         _words(
             float(problem.deadline_s[row]),
@@ -55,12 +73,18 @@ def why_infeasible(problem: Problem) -> list[str]:
             float(alone.energy_j[row]),
             float(both.deadline_s[row]),
             float(both.energy_j[row]),
+            chance,
         )
         for row in range(len(problem))
     ]
 
 
-def _words(deadline_s: float, budget_j: float, alone_s: float, alone_j: float, both_s: float, both_j: float) -> str:
+def _words(
+    deadline_s: float, budget_j: float, alone_s: float, alone_j: float, both_s: float, both_j: float, chance: str
+) -> str:
+    cannot = f"cannot do rank 1{chance} within {deadline_s:.6g} s and {budget_j:.6g} J"
+    if not np.isfinite(both_s):
+        return f"{cannot}; no limits would do: its link carries nothing"
     ways = []
     if np.isfinite(alone_s):
         ways.append(f"a deadline of {round_up(alone_s)} s with {budget_j:.6g} J")
@@ -68,13 +92,16 @@ def _words(deadline_s: float, budget_j: float, alone_s: float, alone_j: float, b
         ways.append(f"a budget of {round_up(alone_j)} J within {deadline_s:.6g} s")
     if not ways:
         ways.append(f"{round_up(both_s)} s and {round_up(both_j)} J together")
-    return f"cannot do rank 1 within {deadline_s:.6g} s and {budget_j:.6g} J; the least that would do: {', or '.join(ways)}"
+    return f"{cannot}; the least that would do: {', or '.join(ways)}"
 
 
 def round_up(value: float) -> str:
-    """``value`` in at most six digits, never below it: what is printed must do."""
+    """``value`` in at most six digits, and above it by more than the sums round: what is printed must do."""
     text = f"{value:.6g}"
-    return text if float(text) >= value else f"{value * (1 + 1e-5):.6g}"
+    if float(text) >= value * (1 + 1e-9):
+        return text
+    last_digit = 10.0 ** (math.floor(math.log10(value)) - 5)
+    return f"{float(text) + last_digit:.6g}"
 
 
 def with_limits(problem: Problem, deadline_s: float | np.ndarray, energy_j: float | np.ndarray) -> Problem:

@@ -16,6 +16,7 @@ import numpy as np
 from fedfit.planning.feasible import feasible, feasible_at
 from fedfit.planning.problem import Problem
 
+_HIGHEST_PRINTED = 2.0**61  # so that the sum of two ranks is an int64
 _CHUNK = 1 << 15
 """Devices at a time: their arrays then stay in the processor's cache."""
 
@@ -54,9 +55,10 @@ def as_printed(problem: Problem, printed_bits: Callable[[float], np.ndarray]) ->
     Args:
         printed_bits: M·Q of a rank by the printed eq. 5, ``(devices,)``.
     """
-    radio = printed_bits(1) * (1 / problem.uplink_bits_per_s + 1 / problem.downlink_bits_per_s)
+    with np.errstate(all="ignore"):  # a dead link takes forever
+        radio = printed_bits(1) * (1 / problem.uplink_bits_per_s + 1 / problem.downlink_bits_per_s)
     times_s = problem.deadline_s - problem.cycles(1) / problem.max_frequency_hz - radio
-    upper = max(int(np.ceil(times_s.max())), 2)
+    upper = int(np.clip(np.ceil(times_s.max(initial=-np.inf)), 2, _HIGHEST_PRINTED))
     low, high = np.ones(len(problem), dtype=np.int64), np.full(len(problem), upper, dtype=np.int64)
     while (high - low > 1).any():
         middle = (low + high) // 2

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fedfit.reports.plan_summary import plan_summary
 from fedfit.units import duration_scale, energy_scale
-
-__all__ = ["plan_summary", "plan_table"]
 
 HEAD_DEVICES, TAIL_DEVICES = 20, 3
 """Devices that a terminal shows of a large fleet."""
@@ -27,6 +24,8 @@ HEADINGS = (
     "Energy\nof budget",
     "Stops\nnext",
 )
+EXTRA = {"layers": "Layers", "band_hz": "Band\n(kHz)"}
+"""What a plan may have chosen as well, by its key in the JSON; in the table where it is there."""
 
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
@@ -36,19 +35,21 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
     the range that this rank allows.
     """
     devices = plan["devices"]
+    extra = [name for name in EXTRA if devices and name in devices[0]]
+    headings = (*HEADINGS[:-1], *(EXTRA[name] for name in extra), HEADINGS[-1])
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left", title=Text(_title(plan)))
-    for heading in HEADINGS:
+    for heading in headings:
         text = heading == "Device"
         table.add_column(
             heading, justify="left" if text else "right", no_wrap=not text, overflow="fold" if text else "ellipsis"
         )
     long = len(devices) > HEAD_DEVICES + TAIL_DEVICES + 1
     for device in devices[:HEAD_DEVICES] if long else devices:
-        table.add_row(*_cells(device, plan.get("deadline_s")))
+        table.add_row(*_cells(device, plan.get("deadline_s"), extra))
     if long:
-        table.add_row(*["…"] * len(HEADINGS))
+        table.add_row(*["…"] * len(headings))
         for device in devices[-TAIL_DEVICES:]:
-            table.add_row(*_cells(device, plan.get("deadline_s")))
+            table.add_row(*_cells(device, plan.get("deadline_s"), extra))
     return table
 
 
@@ -68,7 +69,7 @@ def _title(plan: Mapping[str, Any]) -> str:
     return f"{policy}: {devices:,} device{'' if devices == 1 else 's'}{without}"
 
 
-def _cells(device: Mapping[str, Any], deadline_s: float | None) -> tuple[str | Text, ...]:
+def _cells(device: Mapping[str, Any], deadline_s: float | None, extra: Sequence[str]) -> tuple[str | Text, ...]:
     low, high = device["frequency_range_hz"]
     return (
         Text(str(device["id"])),
@@ -78,9 +79,13 @@ def _cells(device: Mapping[str, Any], deadline_s: float | None) -> tuple[str | T
         f"{_gigahertz(low)}–{_gigahertz(high)}",
         share_of(device["latency_s"]["total"], deadline_s, duration_scale),
         share_of(device["energy_j"]["total"], device["energy_budget_j"], energy_scale),
+        *(f"{device[name] / 1e3:.4g}" if name == "band_hz" else str(device[name]) for name in extra),
         str(device["binding"]),
     )
 
 
-def _gigahertz(frequency_hz: float) -> str:
+def _gigahertz(frequency_hz: float | None) -> str:
+    """A dash where no frequency does, which only the algorithm as printed gives."""
+    if frequency_hz is None:
+        return "–"
     return f"{frequency_hz / 1e9:.3f}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedfit.planning.feasible import binding, room
 from fedfit.planning.least import why_infeasible
-from fedfit.planning.planner import Solution, solve, solve_at
+from fedfit.planning.planner import Solution, solve_at, solve_exactly
 from fedfit.planning.problem import Problem, Work, charges, make_problem
 from fedfit.planning.solvers import exact, random_frequencies
 from fedfit.randomness import derive_seed
@@ -52,8 +52,9 @@ class FleetClock:
         links = self._links(round_number).take(rows)
         counted = self.work.sent if self.recipe.plan.count == "sent" else self.work.formula
         problem = self._problem(counted, rows, links)
-        solution = self._solve(problem, round_number, rows)
-        reasons = self._reasons(problem, solution, rows)
+        drawn = self._drawn_hz(round_number, rows)
+        solution = self._solve(problem, drawn)
+        reasons = self._reasons(problem, solution, rows, drawn)
         assignments = {
             device: Assignment(
                 rank=int(solution.rank[row]) if reasons[row] is None else 0,
@@ -119,16 +120,22 @@ class FleetClock:
         budget_j = self.fleet.energy_budget_j[rows] if budget is None else np.full(len(rows), budget)
         return budget_j, np.maximum(self.fleet.battery_j[rows] - self.spent_j[rows], 0.0)
 
-    def _solve(self, problem: Problem, round_number: int, rows: np.ndarray) -> Solution:
+    def _drawn_hz(self, round_number: int, rows: np.ndarray) -> np.ndarray | None:
+        """The baseline's frequencies; of the whole fleet, so that who takes part changes no draw."""
+        plan = self.recipe.plan
+        if plan.policy != "random_frequency":
+            return None
+        seed = derive_seed(self.seed, "frequency", round_number)
+        drawn_hz: np.ndarray = random_frequencies(self.fleet.max_frequency_hz, plan.random_frequency_low, seed)[rows]
+        return drawn_hz
+
+    def _solve(self, problem: Problem, drawn_hz: np.ndarray | None) -> Solution:
         plan = self.recipe.plan
         if plan.policy == "fixed":
             return self._fixed(problem)
-        common = plan.policy != "per_device"
-        if plan.policy == "random_frequency":
-            seed = derive_seed(self.seed, "frequency", round_number)
-            drawn = random_frequencies(self.fleet.max_frequency_hz, plan.random_frequency_low, seed)
-            return solve_at(problem, drawn[rows], common=common)
-        return solve(problem, exact(problem), common=common, frequency=plan.frequency)
+        if drawn_hz is not None:
+            return solve_at(problem, drawn_hz, common=True)
+        return solve_exactly(problem, common=plan.policy == "joint", frequency=plan.frequency)
 
     def _fixed(self, problem: Problem) -> Solution:
         """``adapter.rank`` for all, feasible or not; a device that cannot do it runs as fast as its budget allows."""
@@ -140,11 +147,10 @@ class FleetClock:
         cost = charges(problem, rank, frequency)
         return Solution(own, rank, int(rank.max()), frequency, slowest, fastest, cost, binding(problem, own))
 
-    def _reasons(self, problem: Problem, solution: Solution, rows: np.ndarray) -> list[str | None]:
+    def _reasons(self, problem: Problem, solution: Solution, rows: np.ndarray, drawn_hz: np.ndarray | None) -> list[str | None]:
         empty = self._limits_j(rows)[1] <= 0
         unable = np.flatnonzero(solution.rank == 0)
-        drawn = self.recipe.plan.policy == "random_frequency"
-        words = ["cannot do rank 1 at the frequency drawn"] * len(unable) if drawn else why_infeasible(problem.take(unable))
+        words = why_infeasible(problem.take(unable), None if drawn_hz is None else drawn_hz[unable])
         told = dict(zip(unable.tolist(), words, strict=True))
         return ["the battery is empty" if empty[row] else told.get(row) for row in range(len(rows))]
 

@@ -96,7 +96,7 @@ def _column(name: str, common: FleetSettings, own: Sequence[DeviceSettings], cou
     for device, settings in enumerate(own):
         if getattr(settings, name) is not None:
             values[device] = _draw(getattr(settings, name), 1, derive_seed(seed, "fleet", name, device))[0]
-    return np.rint(values) if _whole(name) else values
+    return np.maximum(np.rint(values), 1) if _whole(name) else values  # a log-normal value may round to none
 
 
 def _whole(name: str) -> bool:

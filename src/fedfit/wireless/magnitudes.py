@@ -23,7 +23,7 @@ def magnitude_warnings(fleet: Fleet, links: Links, bits_per_rank: float) -> list
     for name, (low, high, meaning) in _USUAL.items():
         values = getattr(fleet, name).max(axis=1) if getattr(fleet, name).ndim == 2 else getattr(fleet, name)
         with np.errstate(all="ignore"):
-            off = np.nan_to_num(np.maximum(low / values, values / high), nan=0.0, posinf=0.0)
+            off = np.nan_to_num(np.maximum(low / values, values / high), nan=0.0, posinf=np.inf)
         if (off > 1).any():
             row = int(off.argmax())
             others = int((off > 1).sum()) - 1
