@@ -39,7 +39,7 @@ def run(
     """Run a recipe, and report on it."""
     from fedfit.experiment.load import parse_recipe, read_recipe
 
-    with polite_errors():
+    with polite_errors(as_json):
         resolved = parse_recipe(read_recipe(recipe), overrides or [], recipe)
         folder = out or Path("runs") / resolved.name
         with waiting("reading data and model …", quiet):
@@ -57,7 +57,7 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run where it stopped."""
-    with polite_errors():
+    with polite_errors(as_json):
         with waiting("reading data, model and checkpoint …", quiet):
             prepare_libraries()
             from fedfit.experiment.session import Session
@@ -79,7 +79,7 @@ def report(
     from fedfit.reports.report import write_report
     from fedfit.reports.tables import run_table, summary_rows
 
-    with polite_errors():
+    with polite_errors(as_json):
         data = read_run(folder)
         written = write_report(folder, out)
     if as_json:
@@ -100,7 +100,7 @@ def compare(
     from fedfit.reports.report import compare as overlay
     from fedfit.reports.tables import compare_json, compare_table
 
-    with polite_errors():
+    with polite_errors(as_json):
         runs = [read_run(folder) for folder in folders]
         written = overlay(folders, out)
     if as_json:

@@ -45,7 +45,7 @@ def plan(
         choose_layers=choose_layers,
         round=round_number,
     )
-    with polite_errors():
+    with polite_errors(as_json):
         options.check()
         found = plan_fleet(read_fleet_file(fleet, overrides or []), options)
         if out is not None:
@@ -70,18 +70,21 @@ def _tell(found: dict[str, Any], options: PlanOptions, as_json: bool) -> None:
         if options.for_rank is not None:
             say(Console(), _least_words(found["for_rank"]))
     if found["infeasible"] and not options.drop_infeasible:
-        first = found["infeasible"][0]
-        others = len(found["infeasible"]) - 1
-        more = f" and {others:,} more devices (all are in --json)" if others else ""
-        say(SCREEN, f"error: {first['id']}{more}: {first['reason']}; --drop-infeasible plans for the rest")
+        first, count = found["infeasible"][0], len(found["infeasible"])
+        who = (
+            first["id"]
+            if count == 1
+            else f"{count:,} devices cannot take part, each for its own reason; the first, {first['id']}"
+        )
+        say(SCREEN, f"error: {who}: {first['reason']}; --drop-infeasible plans for the rest")
 
 
 def _least_words(least: dict[str, Any]) -> str:
     from fedfit.planning.least import round_up
 
     deadline, energy = least["deadline_s"], least["energy_j"]
-    in_time = f"{round_up(deadline)} s" if deadline is not None else "no deadline is long enough within the budgets"
-    in_budget = f"{round_up(energy)} J" if energy is not None else "no budget is enough within the deadline"
+    in_time = f"{round_up(deadline)} s" if deadline is not None else "none, the budgets do not allow it"
+    in_budget = f"{round_up(energy)} J" if energy is not None else "none, the deadline does not allow it"
     return f"rank {least['rank']} for all: least deadline {in_time}; least energy budget {in_budget}"
 
 

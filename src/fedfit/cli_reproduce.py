@@ -25,7 +25,7 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Run the sweep behind a figure of the paper, or go on with it; draw it, and say which claims hold."""
-    with polite_errors():
+    with polite_errors(as_json):
         with waiting("reading data and model …", quiet):
             prepare_libraries()
             from fedfit.sweeps.reproduce import reproduce as run_figure

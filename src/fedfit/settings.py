@@ -56,7 +56,7 @@ class AdapterSettings:
     """What is adapted, and how much of it."""
 
     kind: str = key("lora", "the adapter", choices=("lora",))
-    rank: int = key(8, "LoRA rank r", minimum=1)
+    rank: int = key(8, "LoRA rank r; with a plan, the highest that it may give", minimum=1)
     alpha: float = key(16.0, "LoRA α; the update is scaled by α/r", above=0)
     scaling: str = key(
         "alpha/r",

@@ -22,11 +22,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
 @contextmanager
-def polite_errors() -> Iterator[None]:
-    """A user's mistake is told in words, with exit status 2, never as a traceback."""
+def polite_errors(as_json: bool = False) -> Iterator[None]:
+    """A user's mistake is told in words, with exit status 2, never as a traceback; ``as_json`` also as a JSON document."""
     try:
         yield
     except FedfitError as error:
+        if as_json:
+            faults = [vars(fault) | {"value": str(fault.value)} for fault in getattr(error, "faults", ())]
+            print_json({"error": str(error), "faults": faults})
         SCREEN.print("[bold red]error:[/] ", end="")
         say(SCREEN, str(error))
         raise typer.Exit(2) from error

@@ -34,10 +34,12 @@ def fedfit(*arguments: str | Path) -> Answer:
 
 
 def refused(*arguments: str | Path, says: Sequence[str]) -> str:
-    """Runs a command that the user got wrong: status 2, the fragments ``says`` on standard error, nothing on the other."""
+    """Runs a command that the user got wrong: status 2, the fragments ``says`` on standard error, and nothing on the other but
+    the error as a document where ``--json`` asks for one.
+    """
     answer = fedfit(*arguments)
     assert answer.status == 2, answer
-    assert answer.stdout == ""
+    assert answer.json.keys() == {"error", "faults"} if "--json" in arguments else answer.stdout == ""
     assert answer.stderr.startswith("error: ")
     assert "Traceback" not in answer.stderr
     for fragment in says:

@@ -52,7 +52,7 @@ def test_an_infeasible_device_ends_with_status_2_and_a_whole_document(slow: Path
     assert answer.status == 2
     assert (answer.json["rank"], answer.json["devices"]) == (None, [])
     assert ids(answer.json["infeasible"]) == ["slow", "poor"]
-    assert answer.stderr.startswith("error: slow and 1 more devices")
+    assert answer.stderr.startswith("error: 2 devices cannot take part, each for its own reason; the first, slow: ")
     assert "--drop-infeasible" in answer.stderr
     assert "Traceback" not in answer.stderr
 
@@ -197,7 +197,7 @@ def test_words_for_people() -> None:
     answer = fedfit("plan", "three-devices", "--for-rank", "9")
     assert answer.status == 0
     assert "rank 4 for all 3 devices; sensor stops rank 5: deadline" in answer.stdout
-    assert "rank 9 for all: least deadline 133.578 s; least energy budget no budget is enough within the deadline" in (
+    assert "rank 9 for all: least deadline 133.578 s; least energy budget none, the deadline does not allow it" in (
         answer.stdout.replace("\n", " ")
     )
 
@@ -236,3 +236,20 @@ def test_what_is_out_of_proportion_is_warned_of() -> None:
     (line,) = answer.json["warnings"]
     assert "10 bit/s of downlink" in line
     assert np.isfinite(answer.json["deadline_s"])
+
+
+def test_a_fault_is_a_document_too(tmp_path: Path) -> None:
+    """A program that asked for JSON can tell a typo from a fleet that cannot be planned: one has ``error``, the other a plan."""
+    file = tmp_path / "fleet.toml"
+    file.write_text("[fleet]\ndevices = 2\nsamples = 5\nnoise_W = 1\n")
+    answer = fedfit("plan", str(file), "--json")
+    assert answer.status == 2
+    document = json.loads(answer.stdout)
+    assert [fault["key"] for fault in document["faults"]] == ["fleet.noise_W"]
+    assert document["error"].startswith("the fleet has 1 fault:")
+    assert "noise_w" in answer.stderr
+
+
+def test_a_broken_limit_is_told_in_words(tmp_path: Path) -> None:
+    answer = fedfit("plan", "three-devices", "round.deadline_s=3", "--solver", "as-printed")
+    assert "this plan breaks the limits of " in answer.stdout.replace("\n", " ")

@@ -175,32 +175,49 @@ def test_who_misses_the_deadline_is_charged_and_left_out_of_the_average(tiny_ber
     assert same_bits(after.state, alone.rule.apply(start.state, trained))
 
 
-def test_over_the_energy_budget_of_a_round(tiny_bert: Path) -> None:
+def test_no_energy_to_send_at_the_fixed_rank(tiny_bert: Path) -> None:
+    """Left out before anything is computed or sent; without a battery nothing is charged for it."""
     plan = {"policy": "fixed", "energy_budget_j": 0.05, "count": "formula"}
     _, after = results(planned(tiny_bert, plan, federation={"rounds": 1, "max_failed_rounds": 2}))
     for device in after.devices:
         assert device.refused is not None
-        assert device.refused.startswith("over its energy budget: ")
+        assert device.refused.startswith("circuit and uplink alone take ")
+        assert device.refused.endswith(" J at rank 8, and 0.05 J may be spent")
+        assert (device.steps, device.uplink_bytes, device.downlink_bytes) == (0, 0, 0)
         assert device.cost is not None
-        assert device.cost.spent_j == 0.05 < device.cost.formula.energy_j
+        assert device.cost.spent_j == 0
+
+
+def test_too_little_energy_for_the_deadline_makes_a_device_late_and_costs_all_it_has(tiny_bert: Path) -> None:
+    """Without fading, at rank 8: 15·4096·16 cycles ask for f = 983,040 / (30 − 2·6.5536) s and 0.98 J at 1 MHz; 0.8 J are left
+    when 0.65536 J have gone to the radio and 0.01 J to the circuit of 1.4 J: f_hi < f_lo."""
+    plan = {"policy": "fixed", "energy_budget_j": 0.7, "deadline_s": 16.0, "count": "formula"}
+    _, after = results(planned(tiny_bert, plan, channel={"fading": "none"}, federation={"rounds": 1, "max_failed_rounds": 2}))
+    for device in after.devices:
+        assert device.refused is not None
+        assert device.refused.startswith("missed the deadline: ")
+        assert device.cost is not None
+        assert device.cost.spent_j == pytest.approx(0.7, rel=1e-9)
+        assert device.cost.formula.energy_j == pytest.approx(0.7, rel=1e-9)
 
 
 def test_a_battery_empties_and_its_device_is_then_left_out(tiny_bert: Path) -> None:
-    """Each round costs the same, and the battery holds two and a half: in the third the radio alone asks for more."""
+    """Each round costs the same, and the battery holds two and a half: in the third the radio alone asks for more. From then on
+    the circuit takes its 0.01 J a round.
+    """
     plan = {"policy": "fixed", "count": "formula", "deadline_s": 30.0}
     free = results(planned(tiny_bert, plan, channel={"fading": "none"}, federation={"rounds": 1}))[1]
     assert free.devices[0].cost is not None
     cost = free.devices[0].cost.formula.energy_j
-    devices = (DeviceSettings(battery_j=2.5 * cost),)
+    devices = (DeviceSettings(battery_j=2 * cost + 0.015),)
     recipe = planned(tiny_bert, plan, channel={"fading": "none"}, federation={"rounds": 5}, device=devices)
-    lines = [result.devices[0] for result in results(recipe)[1:]]
+    lines = [next(line for line in result.devices if line.device == 0) for result in results(recipe)[1:]]
     assert [line.refused is None for line in lines] == [True, True, False, False, False]
-    assert lines[2].refused is not None
-    assert lines[2].refused.startswith("the battery ran empty: ")
-    assert [line.refused for line in lines[3:]] == ["the battery is empty"] * 2
+    assert (lines[2].refused or "").startswith("the battery holds 0.015 J: circuit and uplink alone take ")
+    assert lines[4].refused == "the battery is empty"
     spent = [line.cost.spent_j for line in lines if line.cost]
-    assert spent == pytest.approx([cost, cost, 0.5 * cost, 0, 0])
-    assert [line.downlink_bytes > 0 for line in lines] == [True, True, True, False, False]
+    assert spent == pytest.approx([cost, cost, 0.01, 0.005, 0])
+    assert [line.downlink_bytes > 0 for line in lines] == [True, True, False, False, False]
 
 
 def test_joint_plans_with_what_the_battery_still_holds(tiny_bert: Path) -> None:

@@ -126,7 +126,7 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
         extra["layers"] = layers[rows].astype(int)
     if options.share_band_hz is not None:
         extra["band_hz"] = band_hz[rows]
-    plan["devices"] = device_words(part, kept, solution, extra)
+    plan["devices"] = device_words(part, kept, links.take(rows), solution, extra)
     return plan
 
 

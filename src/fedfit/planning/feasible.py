@@ -78,6 +78,7 @@ def binding(problem: Problem, rank: np.ndarray) -> np.ndarray:
     code = np.where(following.energy_hz < problem.max_frequency_hz, ENERGY, FREQUENCY)
     code = np.where(following.slack_j > 0, code, ENERGY)
     code = np.where(following.slack_s > 0, code, DEADLINE)
+    code = np.where(following.feasible, NONE, code)  # only of a rank that no exact solver gave
     return np.where(rank >= problem.max_rank, MAX_RANK, code)
 
 

@@ -9,14 +9,16 @@ import numpy as np
 
 from fedfit.planning.planner import Solution
 from fedfit.planning.problem import Problem
+from fedfit.wireless.channel import Links
 from fedfit.wireless.fleet import Fleet
 
 
 def device_words(
-    problem: Problem, fleet: Fleet, solution: Solution, extra: Mapping[str, np.ndarray] | None = None
+    problem: Problem, fleet: Fleet, links: Links, solution: Solution, extra: Mapping[str, np.ndarray] | None = None
 ) -> list[dict[str, Any]]:
-    """One table a device. ``max_rank`` is its own highest, ``rank`` what it is given, ``binding`` what stops its own next rank;
-    ``breaks`` names the limits that the answer does not keep (only the algorithm as printed does that).
+    """One table a device; rates are the problem's, which sharing a band changes. ``max_rank`` is its own highest, ``rank`` what
+    it is given, ``binding`` what stops its own next rank; ``breaks`` names the limits that the answer does not keep (only the
+    algorithm as printed does that).
     """
     cost = solution.cost
     broken = _broken(problem, solution)
@@ -38,6 +40,13 @@ def device_words(
                 "uplink": _number(cost.uplink_j[row]),
                 "circuit": _number(cost.circuit_j[row]),
                 "total": _number(cost.energy_j[row]),
+            },
+            "link": {
+                "server": int(links.server[row]),
+                "uplink_gain": _number(links.uplink_gain[row]),
+                "downlink_gain": _number(links.downlink_gain[row]),
+                "uplink_bits_per_s": _number(problem.uplink_bits_per_s[row]),
+                "downlink_bits_per_s": _number(problem.downlink_bits_per_s[row]),
             },
             "energy_budget_j": _number(problem.energy_budget_j[row]),
             "binding": solution.binding_of(row),

@@ -12,9 +12,12 @@ CAPTIONS = {
     "loss": ("Loss", "mean cross-entropy of the global model on the test set, and of the devices while they train."),
     "accuracy_time": (
         "Accuracy over time",
-        "by the system model, since the start; a round lasts as long as its slowest device.",
+        "by the system model, since the start; a round lasts until its slowest device has answered, or to the deadline.",
     ),
-    "loss_time": ("Loss over time", "by the system model, since the start; a round lasts as long as its slowest device."),
+    "loss_time": (
+        "Loss over time",
+        "by the system model, since the start; a round lasts until its slowest device has answered, or to the deadline.",
+    ),
     "accuracy_energy": ("Accuracy over energy", "that all devices together have spent since the start, by the system model."),
     "loss_energy": ("Loss over energy", "that all devices together have spent since the start, by the system model."),
     "ranks": ("Ranks", "of the adapters in every round, and the limit that stops each device from the next higher rank."),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fedfit.reports.read import CHARGE, ENERGY_PARTS, TIME_PARTS, RunData, number
 
 REFUSED = "refused"
-"""In place of what binds, for a device that could not take part at all (its rank is 0)."""
+"""In place of what binds, for a device that does not count: it could not take part (its rank is 0), or was late."""
 CHARGE_WORDS = {"sent": "all that is sent", "formula": "eq. 5's parameters"}
 """What the charge that decides counts."""
 
@@ -93,6 +93,6 @@ def energy_j(charge: Mapping[str, Any]) -> float:
 
 
 def _word(row: Mapping[str, Any]) -> str:
-    if row["rank"] == 0:
+    if row["rank"] == 0 or row.get("refused"):
         return REFUSED
-    return "plan" if row.get("cost") is None else str(row["cost"]["binding"])
+    return "none" if row.get("cost") is None else str(row["cost"]["binding"])

@@ -28,6 +28,9 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
         lines.append(_common(plan["rank"], devices))
     else:
         lines.append(_own(devices))
+    broken = [device for device in devices if device.get("breaks")]
+    if broken:
+        lines.append(_broken(broken))
     if infeasible:
         lines.append(_infeasible(infeasible))
     return "\n".join(lines)
@@ -62,6 +65,12 @@ def _own(devices: Sequence[Mapping[str, Any]]) -> str:
 def _counts(devices: Sequence[Mapping[str, Any]]) -> str:
     counted = Counter(device["binding"] for device in devices)
     return ", ".join(f"{binding_label(word)} {counted[word]:,}" for word in binding_order(counted))
+
+
+def _broken(devices: Sequence[Mapping[str, Any]]) -> str:
+    shown = ", ".join(f"{each['id']} (its {' and '.join(map(binding_label, each['breaks']))})" for each in devices[:NAMED])
+    more = f", and {len(devices) - NAMED:,} more" if len(devices) > NAMED else ""
+    return f"this plan breaks the limits of {len(devices):,}: {shown}{more}"
 
 
 def _infeasible(infeasible: Sequence[Mapping[str, Any]]) -> str:

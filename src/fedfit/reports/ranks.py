@@ -17,7 +17,7 @@ MAX_DOTS = 240
 """More dots than this would run into one another."""
 DODGE = 0.6
 """Share of the way to the next round over which the dots of a round are spread."""
-REFUSED_LABEL = "cannot take part"
+REFUSED_LABEL = "left out"
 HEADING = "Stops the next rank:"
 COMMON_LABEL, SPREAD_LABEL, MEDIAN_LABEL = LINE_LABELS = ("common rank", "least to highest", "median")
 
@@ -56,7 +56,7 @@ def _draw_common(axes: Any, common: Sequence[tuple[int, int]]) -> None:
 
 
 def _draw_dots(axes: Any, entries: Sequence[DeviceRank], *, joined: bool) -> None:
-    """Each device has its own place beside the round, so that equal ranks are seen; a cross at 0 for one that cannot."""
+    """Each device has its own place beside the round, so that equal ranks are seen; a cross for one that is left out."""
     devices = sorted({entry.device for entry in entries})
     shift = {device: DODGE * ((index + 0.5) / len(devices) - 0.5) for index, device in enumerate(devices)}
     for device in devices if joined else ():

@@ -21,7 +21,7 @@ BINDING_COLOURS = {
     "energy": "#E69F00",
     "frequency": "#009E73",
     "max_rank": "#56B4E9",
-    "plan": "#666666",
+    "none": "#666666",
 }
 """What binds has one colour in every figure; none of them means a direction of the link anywhere."""
 BINDING_LABELS = {
@@ -29,7 +29,7 @@ BINDING_LABELS = {
     "energy": "energy budget",
     "frequency": "highest CPU frequency",
     "max_rank": "highest rank allowed",
-    "plan": "rank was given",
+    "none": "nothing",
 }
 PART_COLOURS = {
     "compute": "#CC79A7",

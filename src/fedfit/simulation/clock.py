@@ -73,8 +73,7 @@ class FleetClock:
         """Both charges of one device; the one that ``plan.count`` names decides whether it was in time and within budget."""
         asked = plan.assignments[device]
         if asked.refusal is not None:
-            nothing = Charge(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-            return DeviceCost(0.0, asked.binding, asked.link, nothing, nothing, 0.0), asked.refusal
+            return self._stayed_away(device, asked), asked.refusal
         rows = np.array([device])
         problem = self._problem(self.work.formula, rows, _one(asked.link))
         cost = charges(problem, asked.rank, np.array([asked.frequency_hz]))
@@ -83,10 +82,18 @@ class FleetClock:
         decides = sent if self.recipe.plan.count == "sent" else formula
         budget_j, battery_j = self._limits_j(rows)
         left = float(min(budget_j[0], battery_j[0]))
-        refusal = self._refusal(decides, float(budget_j[0]), float(battery_j[0]))
         made = DeviceCost(asked.frequency_hz, asked.binding, asked.link, formula, sent, min(decides.energy_j, left))
         self._remember(device, made)
-        return made, refusal
+        return made, self._late(decides)
+
+    def _stayed_away(self, device: int, asked: Assignment) -> DeviceCost:
+        """A device that takes no part spends no time; on a battery, its circuit's energy as far as that goes."""
+        left_j = float(self._limits_j(np.array([device]))[1][0])
+        circuit_j = min(float(self.fleet.circuit_energy_j[device]), left_j) if math.isfinite(left_j) else 0.0
+        cost = Charge(0.0, 0.0, 0.0, 0.0, 0.0, circuit_j)
+        made = DeviceCost(0.0, asked.binding, asked.link, cost, cost, circuit_j)
+        self._remember(device, made)
+        return made
 
     def duration_s(self, records: Iterable[DeviceRecord]) -> float:
         """Until the last device that takes part has answered, or the deadline has passed."""
@@ -148,11 +155,19 @@ class FleetClock:
         return Solution(own, rank, int(rank.max()), frequency, slowest, fastest, cost, binding(problem, own))
 
     def _reasons(self, problem: Problem, solution: Solution, rows: np.ndarray, drawn_hz: np.ndarray | None) -> list[str | None]:
-        empty = self._limits_j(rows)[1] <= 0
+        """Why each device cannot take part; ``None`` where it can. A battery that is nearly empty is told as such."""
+        budget_j, battery_j = self._limits_j(rows)
         unable = np.flatnonzero(solution.rank == 0)
         words = why_infeasible(problem.take(unable), None if drawn_hz is None else drawn_hz[unable])
-        told = dict(zip(unable.tolist(), words, strict=True))
-        return ["the battery is empty" if empty[row] else told.get(row) for row in range(len(rows))]
+        told: dict[int, str] = dict(zip(unable.tolist(), words, strict=True))
+        if self.recipe.plan.policy == "fixed":
+            told |= _cannot_send(problem)
+        for row in np.flatnonzero(battery_j < budget_j):
+            if battery_j[row] <= 0:
+                told[int(row)] = "the battery is empty"
+            elif int(row) in told:
+                told[int(row)] = f"the battery holds {battery_j[row]:.6g} J: {told[int(row)]}"
+        return [told.get(row) for row in range(len(rows))]
 
     def _by_bytes(self, formula: Charge, device: int, link: LinkState, downlink_bytes: int, uplink_bytes: int) -> Charge:
         """The same computing, with the radio charged for the packets as they were."""
@@ -164,11 +179,8 @@ class FleetClock:
             uplink_j=float(self.fleet.transmit_power_w[device]) * uplink_s,
         )
 
-    def _refusal(self, cost: Charge, budget_j: float, battery_j: float) -> str | None:
-        if cost.energy_j > battery_j * _ROUNDING:
-            return f"the battery ran empty: {cost.energy_j:.6g} J were needed and {battery_j:.6g} J left"
-        if cost.energy_j > budget_j * _ROUNDING:
-            return f"over its energy budget: {cost.energy_j:.6g} J of {budget_j:.6g} J"
+    def _late(self, cost: Charge) -> str | None:
+        """Energy needs no such check: the frequency of a plan stays within budget and battery, or the device is left out."""
         if cost.latency_s > self.deadline_s * _ROUNDING:
             return f"missed the deadline: {cost.latency_s:.6g} s of {self.deadline_s:.6g} s"
         return None
@@ -176,6 +188,17 @@ class FleetClock:
     def _remember(self, device: int, cost: DeviceCost) -> None:
         self.spent_j[device] += cost.spent_j
         self.computed_trunk[device] |= cost.frequency_hz > 0
+
+
+def _cannot_send(problem: Problem) -> dict[int, str]:
+    """Devices whose circuit and uplink alone spend what they may, at the rank that they are given; by row."""
+    limits = room(problem, problem.max_rank)
+    asked_j = problem.energy_budget_j - limits.slack_j
+    return {
+        int(row): f"circuit and uplink alone take {asked_j[row]:.6g} J at rank {problem.max_rank[row]}, "
+        f"and {problem.energy_budget_j[row]:.6g} J may be spent"
+        for row in np.flatnonzero(limits.slack_j <= 0)
+    }
 
 
 def _one(link: LinkState) -> Links:

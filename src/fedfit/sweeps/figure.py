@@ -78,7 +78,8 @@ def _draw_untrained(rows: Sequence[Row], axes: Any) -> None:
 def _finish(sweep: Sweep, axes: Any) -> None:
     axes.set_ylabel("Test accuracy (%)")
     axes.set_title(sweep.title)
-    axes.legend(loc="best")
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(loc="best")
 
 
 def _untrained(rows: Sequence[Row]) -> float:

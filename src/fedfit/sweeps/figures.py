@@ -22,7 +22,7 @@ MAX_RANK = 32
 # Fig. 4 and 5. The paper prints neither the swept limits nor the fixed ones. These are for 1,000 samples a device and a model
 # with matrices of 384 × 384, chosen so that the joint choice spans ranks from 1 or 2 to MAX_RANK.
 DEADLINES_S = (5.0, 12.0, 30.0, 70.0, 160.0)
-ENERGY_BUDGETS_J = (5.0, 25.0, 125.0, 625.0, 4000.0)
+ENERGY_BUDGETS_J = (25.0, 300.0, 4000.0)
 FIXED_ENERGY_BUDGET_J = 1000.0
 """Of every device in a round, in Fig. 4."""
 FIXED_DEADLINE_S = 100.0

@@ -19,11 +19,15 @@ def magnitude_warnings(fleet: Fleet, links: Links, bits_per_rank: float) -> list
     Args:
         bits_per_rank: M·Q of rank 1, to say how long it takes to send.
     """
+    with np.errstate(all="ignore"):  # what is far off may overflow, and is told all the same
+        return _lines(fleet, links, bits_per_rank)
+
+
+def _lines(fleet: Fleet, links: Links, bits_per_rank: float) -> list[str]:
     lines = []
     for name, (low, high, meaning) in _USUAL.items():
         values = getattr(fleet, name).max(axis=1) if getattr(fleet, name).ndim == 2 else getattr(fleet, name)
-        with np.errstate(all="ignore"):
-            off = np.nan_to_num(np.maximum(low / values, values / high), nan=0.0, posinf=np.inf)
+        off = np.nan_to_num(np.maximum(low / values, values / high), nan=0.0, posinf=np.inf)
         if (off > 1).any():
             row = int(off.argmax())
             others = int((off > 1).sum()) - 1
