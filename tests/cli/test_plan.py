@@ -239,7 +239,7 @@ def test_what_is_out_of_proportion_is_warned_of() -> None:
 
 
 def test_a_fault_is_a_document_too(tmp_path: Path) -> None:
-    """A program that asked for JSON can tell a typo from a fleet that cannot be planned: one has ``error``, the other a plan."""
+    """A program that asked for JSON can tell a typo from a fleet that cannot be planned: ``error``, or a plan."""
     file = tmp_path / "fleet.toml"
     file.write_text("[fleet]\ndevices = 2\nsamples = 5\nnoise_W = 1\n")
     answer = fedfit("plan", str(file), "--json")

@@ -9,7 +9,10 @@ from fedfit.experiment.load import parse_recipe, recipe_heads, shipped_recipes, 
 from fedfit.experiment.validate import validate_offline
 from fedfit.settings import Recipe
 
-NAMES = ("agnews-minilm", "agnews-noniid", "agnews-roberta", "demo", "mrpc-minilm", "sst2-minilm")
+NAMES = (
+    *("agnews-minilm", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless"),
+    *("demo", "mrpc-minilm", "sst2-minilm"),
+)
 
 
 def test_the_list_is_complete() -> None:
