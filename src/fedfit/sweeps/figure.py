@@ -78,8 +78,9 @@ def _draw_untrained(rows: Sequence[Row], axes: Any) -> None:
 def _finish(sweep: Sweep, axes: Any) -> None:
     axes.set_ylabel("Test accuracy (%)")
     axes.set_title(sweep.title)
-    if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(loc="best")
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) > 1:  # beside the title, where no error bar reaches
+        axes.figure.legend(handles, names, loc="outside upper right", ncols=len(names))
 
 
 def _untrained(rows: Sequence[Row]) -> float:
