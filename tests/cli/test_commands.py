@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedfit import cli
+from fedfit import cli, terminal
 from fedfit.experiment.load import shipped_recipes
 from tests.cli.command import fedfit, refused
 from tests.trajectories.world import World, lines
@@ -52,7 +52,8 @@ def test_run_for_a_program(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize("quiet", [False, True])
 def test_quiet_on_a_terminal(quiet: bool, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True)
-    monkeypatch.setattr(cli, "_screen", screen)
+    for module in (cli, terminal):
+        monkeypatch.setattr(module, "SCREEN", screen)
     shutil.copytree(finished, tmp_path / "run")
     assert fedfit("resume", tmp_path / "run", *(["--quiet"] if quiet else [])).status == 0
     assert isinstance(screen.file, io.StringIO)
@@ -175,7 +176,7 @@ def test_a_wrong_recipe_tells_every_fault(world: World, tmp_path: Path) -> None:
     message = refused(*world.command(tmp_path / "run", *wrong), says=["the recipe has 4 faults:"])
     for line in (
         "adapter.rank = 99: the model's matrices have 32 rows; a higher rank than that adds nothing",
-        "federation.rule = 'fedavgg': did you mean 'fedavg'? choose one of fedavg",
+        "federation.rule = 'fedavgg': did you mean 'fedavg'? choose one of fedavg, flexlora",
         "federation.devices_per_round = 9: there are 3 devices; lower it, or raise federation.devices",
         "data.train = 'no.csv': there is no such file; paths count from where the command is run",
     ):
@@ -260,7 +261,7 @@ def test_ctrl_c_before_the_first_round(world: World, tmp_path: Path, monkeypatch
 
 def test_a_loss_that_explodes_stops_with_the_reason(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = world.command(run, "training.learning_rate=1e30", "federation.rounds=5", "--quiet")
+    command = world.command(run, "training.learning_rate=1e30", "federation.rounds=5", "fleet.battery_j=9", "--quiet")
     message = refused(
         *command, says=["every update of the last 3 rounds was refused; the first reason: the training loss became"]
     )
