@@ -10,7 +10,7 @@ import torch
 import xxhash
 from transformers import AutoModel, BertConfig, DistilBertConfig, PreTrainedTokenizerFast, RobertaConfig
 
-from fedfit.aggregation.rules import RULES
+from fedfit.aggregation.rules import make_rule
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.data.tokenize import Samples
 from fedfit.experiment.build import build_clock
@@ -167,7 +167,7 @@ def tiny_simulation(recipe: Recipe, cache: Path | None, samples: int = 48, parts
         train=random_samples(samples, seed=1),
         test=random_samples(30, seed=2),
         parts=parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)],
-        rule=RULES[recipe.federation.rule](),
+        rule=make_rule(recipe.federation),
         codec=SafetensorsCodec(),
     )
     if recipe.plan.policy != "none":

@@ -29,13 +29,36 @@ class Factors:
 class Update:
     """Named tensors in two groups: adapter factors by module, and the head; what is trained and what travels.
 
-    ``weight`` is the device's share before normalisation (its number of samples); ``metrics`` are plain numbers.
+    ``weight`` is the device's share before normalisation (its number of samples); ``metrics`` are plain numbers. ``origin`` is
+    set by the server on what comes back, and does not travel.
     """
 
     factors: Mapping[str, Factors]
     head: Mapping[str, torch.Tensor]
     weight: float = 1.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which device an update is from, and the seed that its dispatch was drawn from: a rule can draw the same again."""
+
+    device: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """The state of a rule that keeps more than the global adapter: named tensors and numbers beside it."""
+
+    adapter: Update
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+PARTS = frozenset({"a", "b", "head"})
+"""The parts of an update that are trained, and that travel, together."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +92,12 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class Order:
-    """Server to device: train this in this round."""
+    """Server to device: train these ``parts`` in this round, and send them back. The packet may lack what the device has."""
 
     round: int
     device: int
     packet: Packet
+    parts: frozenset[str] = PARTS
 
 
 @dataclass(frozen=True)

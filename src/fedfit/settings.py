@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from fedfit.fleet_settings import ChannelSettings, DeviceSettings, FleetSettings, PlanSettings, ServerSettings
 from fedfit.records import AdapterSize
-from fedfit.schema import key
+from fedfit.schema import Draw, key
 
 NAMED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
 FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
@@ -85,6 +85,38 @@ class FederationSettings:
     devices_per_round: int = key(3, "devices drawn in each round", minimum=1)
     rounds: int = key(5, "rounds", minimum=1)
     rule: str = key("fedavg", "aggregation rule")
+    ranks: tuple[int, ...] | Draw | None = key(
+        None,
+        "ranks of the devices, listed or drawn, for rules that take mixed ranks; default `adapter.rank` for all",
+        minimum=1,
+    )
+    weighting: str = key(
+        "rule",
+        "how devices weigh in the mean: by their samples, alike, or as the rule's paper has it",
+        choices=("rule", "samples", "uniform"),
+    )
+    server_optimizer: str = key(
+        "none",
+        "the server's step along the round's mean change: FedAvgM, FedAdagrad and so on; `none` takes the mean itself",
+        choices=("none", "sgd", "momentum", "adagrad", "adam", "yogi"),
+    )
+    server_learning_rate: float = key(
+        1.0,
+        "its learning rate: a factor on the mean change; with adagrad, adam and yogi nearly each coordinate's whole step, "
+        "so start from 0.01 there",
+        above=0,
+    )
+    server_momentum: float = key(0.9, "its β1, in all but sgd; 0 for adagrad without momentum", minimum=0, maximum=0.999)
+    server_beta2: float = key(0.99, "its β2, in adam and yogi", minimum=0, maximum=0.9999)
+    server_tau: float = key(1e-3, "its τ, in adagrad, adam and yogi; larger is less adaptive", above=0)
+    robust: str = key(
+        "none",
+        "what takes the place of fedavg's mean, so that a few wild updates cannot turn it",
+        choices=("none", "median", "trimmed_mean", "krum", "norm_bound"),
+    )
+    trim: float = key(0.1, "share of the updates cut at each end of every coordinate, with `trimmed_mean`; below 0.5", above=0)
+    suspected: int = key(1, "how many updates of a round may be wild, with `krum`: f, of at least 2f + 3", minimum=0)
+    norm_bound: float | None = key(None, "norm that a whole update may move by, with `norm_bound`", above=0)
     max_failed_rounds: int = key(3, "stop after this many rounds in a row without one usable update", minimum=1)
 
 
@@ -102,6 +134,7 @@ class TrainingSettings:
     warmup: float = key(0.0, "share of the whole run over which the rate rises from 0", minimum=0, maximum=1)
     schedule: str = key("constant", "decay of the rate over the whole run", choices=("constant", "linear", "cosine"))
     max_grad_norm: float = key(1.0, "clip the gradient to this norm; 0 leaves it", minimum=0)
+    proximal: float = key(0.0, "FedProx: μ of μ/2·‖θ − θ_received‖², added to the loss; 0 leaves it out", minimum=0)
     dropout: bool = key(False, "the frozen base's dropout in the tail; LoRA's own is `adapter.dropout`")
     precision: str = key("fp32", "autocast of the tail", choices=("fp32", "bf16", "fp16"))
     target_accuracy: float = key(0.0, "stop when the test accuracy reaches it; 0 never stops", minimum=0, maximum=1)

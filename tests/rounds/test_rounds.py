@@ -68,7 +68,7 @@ def federation(link: Link, devices_per_round: int = 3) -> Federation:
     def score(adapter: Update) -> Score:
         return Score(0.5, 0.25, float(adapter.head["classifier.bias"].sum()))
 
-    return Federation(FedAvg(), CODEC, link, score, SAMPLES, devices_per_round, 0, lambda rank: AdapterSize(rank, 2.0), 2)
+    return Federation(FedAvg(), CODEC, link, score, SAMPLES, devices_per_round, 0, lambda rank: AdapterSize(rank, 2.0), [2] * 9)
 
 
 def expected_state(*devices: int) -> Update:
@@ -203,7 +203,7 @@ def results(simulation: Simulation, link: Callable[[InProcessLink], Link] | None
     federation = Federation(
         simulation.rule, simulation.codec, link(plain) if link else plain, simulation.score,
         [len(part) for part in simulation.parts], settings.devices_per_round, simulation.recipe.seed,
-        simulation.recipe.adapter.size, simulation.recipe.adapter.rank,
+        simulation.recipe.adapter.size, [simulation.recipe.adapter.rank] * settings.devices,
     )  # fmt: skip
     rounds = [initial_result(federation, simulation.initial)]
     for number in range(1, settings.rounds + 1):

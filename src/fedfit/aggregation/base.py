@@ -22,6 +22,18 @@ class Rule(Protocol):
     """
 
     mixed_ranks: bool
+    fixed_rank: bool
+    """Whether the global rank must stay what it was in the first round."""
+    uniform: bool
+    """Whether devices weigh alike by default, instead of by their samples."""
+    keeps_pair: bool
+    """Whether the state is the global adapter itself, each coordinate meaning the same from round to round, so that a server
+    optimiser can keep moments of it."""
+    known: frozenset[str]
+    """Parts of what is dispatched that every device can derive itself, from the model's own initial draw."""
+
+    def trains(self, round_number: int) -> frozenset[str]:
+        """The parts, of ``a``, ``b`` and ``head``, that devices train and send back in this round."""
 
     def init(self, adapter: Update) -> Any:
         """The server's state before the first round, from the freshly drawn global adapter."""

@@ -14,13 +14,21 @@ from collections.abc import Iterable
 
 from fedfit.aggregation.base import named_tensors, with_tensors
 from fedfit.aggregation.resize import resize_update
-from fedfit.records import AdapterSize, Update
+from fedfit.records import PARTS, AdapterSize, Update
 
 
 class FedAvg:
     """Sample-weighted mean of the factors and of the head. All devices of a round train at the global rank."""
 
     mixed_ranks = False
+    fixed_rank = False
+    uniform = False
+    keeps_pair = True
+    known: frozenset[str] = frozenset()
+
+    def trains(self, round_number: int) -> frozenset[str]:
+        """Everything."""
+        return PARTS
 
     def init(self, adapter: Update) -> Update:
         """The state is the global adapter itself."""

@@ -18,7 +18,7 @@ import torch
 
 from fedfit.aggregation.low_rank import nearest_factors
 from fedfit.aggregation.resize import resize_update
-from fedfit.records import AdapterSize, Factors, Update
+from fedfit.records import PARTS, AdapterSize, Factors, Update
 
 
 class FlexLora:
@@ -30,6 +30,14 @@ class FlexLora:
     """
 
     mixed_ranks = True
+    fixed_rank = False
+    uniform = False
+    keeps_pair = False  # factors are made anew in every round
+    known: frozenset[str] = frozenset()
+
+    def trains(self, round_number: int) -> frozenset[str]:
+        """Everything."""
+        return PARTS
 
     def init(self, adapter: Update) -> Update:
         """The state is the global adapter itself."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from fedfit.records import Packet, Update
+from fedfit.records import PARTS, Packet, Update
 
 
 class Codec(Protocol):
     """Turns an update into bytes and back."""
 
-    def encode(self, update: Update) -> Packet:
-        """The bytes that travel."""
+    def encode(self, update: Update, parts: frozenset[str] = PARTS) -> Packet:
+        """The bytes that travel: those of ``parts`` alone, of ``a``, ``b`` and ``head``."""
 
-    def decode(self, packet: Packet) -> Update:
-        """The update that the other side sees.
+    def decode(self, packet: Packet, base: Update | None = None, wanted: frozenset[str] | None = None) -> Update:
+        """The update that the other side sees; the parts that did not travel are those of ``base``.
 
         Raises:
-            UpdateRefused: for bytes that are not an update.
+            UpdateRefused: for bytes that are not an update, or hold other parts than those ``wanted``.
         """

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fedfit.errors import UpdateRefused
-from fedfit.records import Factors, Packet, Update
+from fedfit.records import PARTS, Factors, Packet, Update
 
 _A, _B, _HEAD = ".lora_A", ".lora_B", "head."
 
@@ -17,35 +17,60 @@ _A, _B, _HEAD = ".lora_A", ".lora_B", "head."
 class SafetensorsCodec:
     """Lossless. Adapter factors are ``<module>.lora_A`` and ``.lora_B``, head tensors ``head.<name>``."""
 
-    def encode(self, update: Update) -> Packet:
+    def encode(self, update: Update, parts: frozenset[str] = PARTS) -> Packet:
         """The bytes of a safetensors file."""
         tensors: dict[str, torch.Tensor] = {}
         for name, factors in update.factors.items():
-            tensors[name + _A], tensors[name + _B] = factors.a.contiguous(), factors.b.contiguous()
-        for name, tensor in update.head.items():
-            tensors[_HEAD + name] = tensor.contiguous()
+            if "a" in parts:
+                tensors[name + _A] = factors.a.contiguous()
+            if "b" in parts:
+                tensors[name + _B] = factors.b.contiguous()
+        if "head" in parts:
+            tensors |= {_HEAD + name: tensor.contiguous() for name, tensor in update.head.items()}
         scales = {name: factors.scale for name, factors in update.factors.items()}
-        facts = {"scales": scales, "weight": update.weight, "metrics": dict(update.metrics)}
+        facts: dict[str, object] = {"scales": scales, "weight": update.weight, "metrics": dict(update.metrics)}
+        if parts != PARTS:
+            facts["parts"] = sorted(parts)
         return Packet(save(tensors, metadata={"fedfit": json.dumps(facts)}))
 
-    def decode(self, packet: Packet) -> Update:
-        """The update in ``packet``.
+    def decode(self, packet: Packet, base: Update | None = None, wanted: frozenset[str] | None = None) -> Update:
+        """The update in ``packet``; ``wanted`` are the parts that must be what it holds, whatever it says when ``None``.
 
         Raises:
-            UpdateRefused: when the bytes are damaged or a factor has lost its partner.
+            UpdateRefused: when the bytes are damaged, a factor has lost its partner, or a part is not there nor in ``base``.
         """
         try:
             tensors = load(packet.payload)
             facts = json.loads(_metadata(packet.payload)["fedfit"])
-            scales = _numbers(facts["scales"])
-            factors = {name: Factors(tensors.pop(name + _A), tensors.pop(name + _B), scales[name]) for name in scales}
-            head = {name.removeprefix(_HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(_HEAD)}
+            scales, parts = _numbers(facts["scales"]), frozenset(facts.get("parts", PARTS))
+            if not parts <= PARTS or wanted not in (None, parts):
+                raise ValueError(f"it holds {sorted(parts)}, wanted {sorted(wanted or PARTS)}")
+            if parts != PARTS and base is None:
+                raise ValueError(f"it holds {sorted(parts)} alone")
+            factors = {
+                name: Factors(
+                    tensors.pop(name + _A) if "a" in parts else _of(base).factors[name].a,
+                    tensors.pop(name + _B) if "b" in parts else _of(base).factors[name].b,
+                    scales[name],
+                )
+                for name in scales
+            }
+            if "head" in parts:
+                head = {name.removeprefix(_HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(_HEAD)}
+            else:
+                head = dict(_of(base).head)
             weight, metrics = float(facts["weight"]), _numbers(facts["metrics"])
         except (SafetensorError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise UpdateRefused(f"the packet is not a whole update: {error}") from error
         if tensors:
             raise UpdateRefused(f"the packet has unknown tensors: {sorted(tensors)}")
         return Update(factors, head, weight, metrics)
+
+
+def _of(base: Update | None) -> Update:
+    if base is None:
+        raise ValueError("there is nothing to take the other parts from")
+    return base
 
 
 def _numbers(found: object) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fedfit.aggregation.rules import RULES
+from fedfit.aggregation.rules import make_rule
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.data.cache_folder import cache_folder
 from fedfit.data.partition import label_counts, partition
@@ -92,7 +92,7 @@ def build(recipe: Recipe, device: torch.device | None = None) -> Experiment:
         train=train,
         test=test,
         parts=parts,
-        rule=RULES[federation.rule](),
+        rule=make_rule(federation),
         codec=SafetensorsCodec(),
     )
     if recipe.plan.policy != "none":
@@ -117,6 +117,7 @@ def build_clock(simulation: Simulation) -> FleetClock:
         shape=model_shape(model.config, recipe.adapter, int(model.config.num_labels)),  # type: ignore[union-attr, arg-type]
         lengths=device_lengths(simulation.train, simulation.parts),
         overhead_bytes=overhead_bytes(simulation.codec, simulation.initial),
+        known=simulation.rule.known,
     )
     bits = work.sent if recipe.plan.count == "sent" else work.formula
     for warning in magnitude_warnings(fleet, mean_links(fleet), float(bits.bits_per_rank.max())):

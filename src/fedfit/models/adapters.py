@@ -99,6 +99,18 @@ class AdapterState:
         pairs = [parameter for pair in self._pairs.values() for parameter in (pair.a, pair.b)]
         return [*pairs, *self.head.values()]
 
+    def train_only(self, parts: frozenset[str]) -> list[nn.Parameter]:
+        """Lets gradients reach ``parts`` of ``a``, ``b`` and ``head`` alone; returns their parameters, in a fixed order."""
+        groups = {
+            "a": [pair.a for pair in self._pairs.values()],
+            "b": [pair.b for pair in self._pairs.values()],
+            "head": list(self.head.values()),
+        }
+        for name, parameters in groups.items():
+            for parameter in parameters:
+                parameter.requires_grad_(name in parts)
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     @torch.no_grad()
     def load(self, update: Update) -> None:
         """Copies ``update`` into the model, which takes over its ranks and scales.

@@ -55,11 +55,12 @@ class _FusedProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, a, b = ctx.saved_tensors
         outer = gradients[0].reshape(-1, gradients[0].shape[-1])
-        b_gradient = (inner.t() @ outer).t().mul(ctx.scale)
+        wants_x, wants_a, wants_b = ctx.needs_input_grad[:3]
+        b_gradient = (inner.t() @ outer).t().mul(ctx.scale) if wants_b else None
         middle = (outer @ b).mul_(ctx.scale)
-        a_gradient = middle.t() @ rows
+        a_gradient = middle.t() @ rows if wants_a else None
         x_gradient = None
-        if ctx.needs_input_grad[0]:
+        if wants_x:
             x_gradient = packed_product(outer, ctx.base.backward_weight, None)
             x_gradient = x_gradient.addmm_(middle, a).view(ctx.shape)
         return x_gradient, a_gradient, b_gradient, None, None

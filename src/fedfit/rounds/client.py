@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 from fedfit.randomness import derive_seed
-from fedfit.records import Update
+from fedfit.records import PARTS, Update
 from fedfit.settings import TrainingSettings
 
 
@@ -37,12 +37,20 @@ class Client:
         self.steps_done = 0
         """Steps since this object was made; read by progress bars."""
 
-    def train(self, received: Update, samples: Samples, indices: np.ndarray, round_number: int, device: int) -> Update:
-        """One round on one device over ``samples[indices]``.
+    def train(
+        self,
+        received: Update,
+        samples: Samples,
+        indices: np.ndarray,
+        round_number: int,
+        device: int,
+        parts: frozenset[str] = PARTS,
+    ) -> Update:
+        """One round on one device over ``samples[indices]``; only ``parts`` of ``a``, ``b`` and ``head`` are trained.
 
         Returns:
             The trained update: weight is the number of samples, metrics are ``steps`` and ``train_loss`` (mean
-            cross-entropy in nats a sample seen).
+            cross-entropy in nats a sample seen, without the term of ``training.proximal``).
 
         Raises:
             UpdateRefused: when the loss is not finite.
@@ -55,7 +63,9 @@ class Client:
         batches = [indices[batch] for batch in plan]
         self._trunk.prepare(samples, np.unique(np.concatenate(batches)))
         model.adapter.load(received)
-        optimizer = make_optimizer(model.adapter.parameters(), settings)
+        trained = model.adapter.train_only(parts)
+        anchors = [parameter.detach().clone() for parameter in trained] if settings.proximal > 0 else []
+        optimizer = make_optimizer(trained, settings)
         scaler = torch.amp.GradScaler(model.device.type, enabled=settings.precision == "fp16")
         model.train_mode(True, base_dropout=settings.dropout)
         total_loss, seen = torch.zeros((), device=model.device), 0
@@ -65,7 +75,7 @@ class Client:
                 progress = (round_number - 1 + step / len(batches)) / self._rounds
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * rate_factor(progress, settings)
-                total_loss += self._step(samples, batch, optimizer, scaler) * len(batch)
+                total_loss += self._step(samples, batch, optimizer, scaler, anchors) * len(batch)
                 seen += len(batch)
                 self.steps_done += 1
         model.train_mode(False)
@@ -75,7 +85,12 @@ class Client:
         return model.adapter.snapshot(float(len(indices)), {"steps": len(batches), "train_loss": train_loss})
 
     def _step(
-        self, samples: Samples, batch: np.ndarray, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+        self,
+        samples: Samples,
+        batch: np.ndarray,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        anchors: Sequence[torch.Tensor],
     ) -> torch.Tensor:
         model, settings = self._model, self._settings
         hidden, lengths = self._trunk.batch(samples, batch)
@@ -84,12 +99,38 @@ class Client:
             loss = functional.cross_entropy(model.tail(hidden, lengths).float(), labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if settings.max_grad_norm > 0:
+        if settings.proximal > 0 or settings.max_grad_norm > 0:
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.adapter.parameters(), settings.max_grad_norm)
+        if settings.proximal > 0:
+            add_pull(trained_parameters(optimizer), anchors, settings.proximal)
+        if settings.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(trained_parameters(optimizer), settings.max_grad_norm)
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()
+
+
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """What ``optimizer`` steps, in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@torch.no_grad()
+def add_pull(parameters: Sequence[torch.nn.Parameter], anchors: Sequence[torch.Tensor], strength: float) -> None:
+    """Adds the gradient of FedProx's term: ``μ/2·‖θ − θ_received‖²`` pulls by ``μ·(θ − θ_received)``.
+
+    Before clipping: what is clipped is the gradient of the whole objective, as in every other use of the optimiser.
+    A parameter without a gradient is not stepped, so it has not left its anchor.
+
+    Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv 1812.06127.
+
+    Args:
+        anchors: θ_received, in the order of ``parameters``.
+        strength: μ.
+    """
+    for parameter, anchor in zip(parameters, anchors, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - anchor, alpha=strength)
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -17,8 +17,8 @@ class Federation:
     """The parts that a round works with.
 
     ``samples`` is the number of samples by device; ``score`` evaluates a global adapter on the test set. ``size`` is the
-    adapter's size at a rank, and ``rank`` the global one where nothing is planned. ``clock`` plans and charges, if there is
-    one.
+    adapter's size at a rank, and ``ranks`` those of the devices where nothing is planned. ``uniform`` lets devices weigh
+    alike. ``clock`` plans and charges, if there is one.
     """
 
     rule: Rule
@@ -29,5 +29,6 @@ class Federation:
     devices_per_round: int
     seed: int
     size: Callable[[int], AdapterSize]
-    rank: int
+    ranks: Sequence[int]
+    uniform: bool = False
     clock: Clock | None = None

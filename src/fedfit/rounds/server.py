@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from fedfit.aggregation.base import check_finite
 from fedfit.errors import UpdateRefused
 from fedfit.models.adapters import check_same_form
 from fedfit.randomness import derive_seed
-from fedfit.records import DeviceRecord, Order, Plan, Reply, Update
+from fedfit.records import PARTS, DeviceRecord, Order, Origin, Plan, Reply, Update
 from fedfit.rounds.federation import Federation
 
 
@@ -23,7 +24,7 @@ def choose_devices(eligible: Sequence[int], count: int, seed: int, round_number:
 class Exchange:
     """One round's exchange: a stream of usable updates, and a record of every device behind it.
 
-    Without a ``plan`` nothing is charged, and every device trains the federation's rank.
+    Without a ``plan`` nothing is charged, and every device trains the rank that the federation gives it.
     """
 
     def __init__(self, federation: Federation, round_number: int, plan: Plan | None) -> None:
@@ -77,20 +78,22 @@ class Exchange:
 
     def _orders(self, state: object, devices: Sequence[int]) -> Iterator[Order]:
         for device in devices:
-            rank = self._federation.rank if self._plan is None else self._plan.assignments[device].rank
+            rank = self._federation.ranks[device] if self._plan is None else self._plan.assignments[device].rank
             seed = derive_seed(self._federation.seed, "dispatch", self._round, device)
-            update = self._federation.rule.dispatch(state, device, self._federation.size(rank), seed)
-            packet = self._federation.codec.encode(update)
-            self._sent[device] = (packet.size_bytes, update)
-            yield Order(self._round, device, packet)
+            rule = self._federation.rule
+            update = rule.dispatch(state, device, self._federation.size(rank), seed)
+            packet = self._federation.codec.encode(update, PARTS - rule.known)
+            self._sent[device] = (packet.size_bytes, replace(update, origin=Origin(device, seed)))
+            yield Order(self._round, device, packet, rule.trains(self._round))
 
     def _read(self, reply: Reply, sent: Update) -> tuple[Update | None, str | None]:
         if reply.packet is None:
             return None, reply.refusal or "the device sent nothing"
         try:
-            update = self._federation.codec.decode(reply.packet)
+            update = self._federation.codec.decode(reply.packet, sent, self._federation.rule.trains(self._round))
             check_same_form(update, sent)
             check_finite(update)
         except UpdateRefused as refusal:
             return None, str(refusal)
-        return update, None
+        weight = 1.0 if self._federation.uniform else update.weight
+        return replace(update, weight=weight, origin=sent.origin), None

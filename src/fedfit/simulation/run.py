@@ -13,14 +13,17 @@ from fedfit.data.tokenize import Samples
 from fedfit.errors import TrainingStopped
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
+from fedfit.randomness import derive_seed
 from fedfit.records import RoundResult, Score, Update
 from fedfit.rounds.client import Client
 from fedfit.rounds.evaluate import evaluate
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.round import initial_result, run_round
+from fedfit.schema import Draw
 from fedfit.settings import Recipe
 from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.in_process import InProcessLink
+from fedfit.wireless.fleet import draw_numbers
 
 
 @dataclass
@@ -62,13 +65,14 @@ def run(simulation: Simulation, last: RoundResult | None = None, failed: int = 0
     federation = Federation(
         rule=simulation.rule,
         codec=simulation.codec,
-        link=InProcessLink(simulation.client, simulation.codec, simulation.train, simulation.parts),
+        link=InProcessLink(simulation.client, simulation.codec, simulation.train, simulation.parts, simulation.initial),
         score=simulation.score,
         samples=[len(part) for part in simulation.parts],
         devices_per_round=settings.devices_per_round,
         seed=simulation.recipe.seed,
         size=simulation.recipe.adapter.size,
-        rank=simulation.recipe.adapter.rank,
+        ranks=device_ranks(simulation.recipe),
+        uniform=is_uniform(simulation.recipe, simulation.rule),
         clock=simulation.clock,
     )
     if last is None:
@@ -82,3 +86,19 @@ def run(simulation: Simulation, last: RoundResult | None = None, failed: int = 0
             raise TrainingStopped(
                 f"every update of the last {failed} rounds was refused; the first reason: {last.devices[0].refused}"
             )
+
+
+def device_ranks(recipe: Recipe) -> list[int]:
+    """The rank of every device where no plan gives one: ``federation.ranks``, listed or drawn, else the global rank."""
+    federation, rank = recipe.federation, recipe.adapter.rank
+    if federation.ranks is None:
+        return [rank] * federation.devices
+    if isinstance(federation.ranks, Draw):
+        drawn = draw_numbers(federation.ranks, federation.devices, derive_seed(recipe.seed, "ranks"))
+        return [min(max(1, round(value)), rank) for value in drawn.tolist()]
+    return list(federation.ranks)
+
+
+def is_uniform(recipe: Recipe, rule: Rule) -> bool:
+    """Whether devices weigh alike: as the recipe says, else as the rule's paper has it."""
+    return rule.uniform if recipe.federation.weighting == "rule" else recipe.federation.weighting == "uniform"

@@ -23,7 +23,8 @@ from fedfit.wireless.fleet import Fleet
 class WorkModel:
     """Cycles and bits by device for a recipe. ``fleet`` holds the samples that the partition gave each device.
 
-    ``overhead_bytes`` is what a packet takes beside the factors' own numbers: the head, names and framing.
+    ``overhead_bytes`` is what a packet takes beside the factors' own numbers: the head, names and framing. ``known`` are the
+    parts that every device can derive itself. Where a rule sends less up than down, the larger of the two is planned for both.
     """
 
     recipe: Recipe
@@ -31,11 +32,12 @@ class WorkModel:
     shape: ModelShape
     lengths: Sequence[np.ndarray]
     overhead_bytes: int
+    known: frozenset[str] = frozenset()
 
     @cached_property
     def formula(self) -> Work:
         """Eq. 5 for what is sent, without the head; cycles by ``plan.compute``, with the trunk already cached."""
-        matrices = adapted_matrices(self.shape)
+        matrices = self._matrices
         work = paper_work(
             self.fleet.with_samples(self.fleet.samples * self.passes),
             products=float(sum(rows * columns for rows, columns in matrices)),
@@ -52,8 +54,9 @@ class WorkModel:
     def sent(self) -> Work:
         """All that is sent: the factors in 32 bits, the head, and the packet's own bytes."""
         bits = np.full(len(self.fleet), 8.0 * self.overhead_bytes)
-        scale = 32.0 / self.recipe.plan.bits_per_parameter
-        return replace(self.formula, bits_fixed=bits, bits_per_rank=self.formula.bits_per_rank * scale)
+        rows_and_columns = [(0 if "b" in self.known else d, 0 if "a" in self.known else k) for d, k in self._matrices]
+        numbers = float(sum(rows + columns for rows, columns in rows_and_columns))
+        return replace(self.formula, bits_fixed=bits, bits_per_rank=np.full(len(self.fleet), 32.0 * numbers))
 
     @cached_property
     def trunk_cycles(self) -> np.ndarray:
@@ -72,6 +75,10 @@ class WorkModel:
             return np.full(len(self.fleet), float(training.local_epochs))
         passes: np.ndarray = training.local_steps * training.batch_size / np.maximum(self.fleet.samples, 1)
         return passes
+
+    @property
+    def _matrices(self) -> list[tuple[int, int]]:
+        return adapted_matrices(self.shape)
 
     @cached_property
     def _flops(self) -> tuple[np.ndarray, np.ndarray]:

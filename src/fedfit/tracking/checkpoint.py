@@ -12,10 +12,11 @@ import re
 from pathlib import Path
 
 import xxhash
+from safetensors.torch import load, save
 
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import UpdateRefused
-from fedfit.records import Packet, RoundRecord, RoundResult
+from fedfit.records import Packet, RoundRecord, RoundResult, ServerState
 from fedfit.tracking.atomic import write_atomic
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,16 @@ class Checkpoints:
     def save(self, result: RoundResult) -> None:
         """Writes ``result`` and forgets all but the newest."""
         self._folder.mkdir(exist_ok=True)
-        state = self._codec.encode(result.state).payload
-        head = {"record": result.record.to_json(), "checksum": xxhash.xxh3_64_hexdigest(state)}
+        kept = result.state if isinstance(result.state, ServerState) else ServerState(result.state)
+        adapter = self._codec.encode(kept.adapter).payload
+        state = adapter + (save(dict(kept.tensors)) if kept.tensors else b"")
+        head = {
+            "record": result.record.to_json(),
+            "checksum": xxhash.xxh3_64_hexdigest(state),
+            "adapter_bytes": len(adapter),
+            "numbers": dict(kept.numbers),
+            "plain": kept is not result.state,
+        }
         path = self._folder / f"round-{result.record.round:06d}.checkpoint"
         write_atomic(path, json.dumps(head).encode() + b"\n" + state)
         for _, path in self._found()[:-_KEPT]:
@@ -55,7 +64,11 @@ class Checkpoints:
         head = json.loads(line)
         if head["checksum"] != xxhash.xxh3_64_hexdigest(state):
             raise ValueError("its checksum does not fit")
-        return RoundResult(RoundRecord.from_json(head["record"]), (), self._codec.decode(Packet(state)))
+        size = head["adapter_bytes"]
+        kept = ServerState(
+            self._codec.decode(Packet(state[:size])), load(state[size:]) if len(state) > size else {}, head["numbers"]
+        )
+        return RoundResult(RoundRecord.from_json(head["record"]), (), kept.adapter if head["plain"] else kept)
 
     def _found(self) -> list[tuple[int, Path]]:
         matches = [(_NAME.fullmatch(path.name), path) for path in self._folder.glob("*")]

@@ -92,10 +92,10 @@ def build_fleet(
 
 def _column(name: str, common: FleetSettings, own: Sequence[DeviceSettings], count: int, seed: int) -> np.ndarray:
     """``name`` of every device, NaN where nothing says it."""
-    values = _draw(getattr(common, name), count, derive_seed(seed, "fleet", name))
+    values = draw_numbers(getattr(common, name), count, derive_seed(seed, "fleet", name))
     for device, settings in enumerate(own):
         if getattr(settings, name) is not None:
-            values[device] = _draw(getattr(settings, name), 1, derive_seed(seed, "fleet", name, device))[0]
+            values[device] = draw_numbers(getattr(settings, name), 1, derive_seed(seed, "fleet", name, device))[0]
     return np.maximum(np.rint(values), 1) if _whole(name) else values  # a log-normal value may round to none
 
 
@@ -103,7 +103,8 @@ def _whole(name: str) -> bool:
     return any(item.name == name and item.metadata.get("whole") for item in fields(HardwareSettings))
 
 
-def _draw(number: Number | None, count: int, seed: int) -> np.ndarray:
+def draw_numbers(number: Number | None, count: int, seed: int) -> np.ndarray:
+    """``count`` values of ``number``, float64: all the same, drawn from ``seed``, or NaN where there is none."""
     if not isinstance(number, Draw):
         return np.full(count, math.nan if number is None else float(number))
     generator, values = np.random.default_rng(seed), np.asarray(number.values, dtype=np.float64)

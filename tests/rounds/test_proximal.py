@@ -1,0 +1,133 @@
+"""``training.proximal``: FedProx's term, against the explicit loss and autograd."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from fedfit.aggregation.base import named_tensors
+from fedfit.data.batches import training_batches
+from fedfit.randomness import derive_seed
+from fedfit.records import PARTS, Update
+from fedfit.rounds import client
+from fedfit.rounds.client import add_pull
+from fedfit.simulation.run import Simulation
+from tests.builders import randomise, same_bits, tiny_recipe, tiny_simulation
+
+SGD = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.0, "max_grad_norm": 0.0, "local_steps": 6}
+
+
+def simulation(folder: Path, **training: Any) -> Simulation:
+    made = tiny_simulation(tiny_recipe(folder, training={**SGD, **training}), cache=None)
+    randomise(made.model, seed=4)
+    made.initial = made.model.adapter.snapshot()
+    return made
+
+
+def train(made: Simulation, parts: frozenset[str] = PARTS) -> Update:
+    return made.client.train(made.initial, made.train, made.parts[0], 1, 0, parts)
+
+
+def slow_twin(made: Simulation, parts: frozenset[str] = PARTS) -> tuple[Update, float, float]:
+    """The loss as it is written, differentiated as a whole: the update, the mean cross-entropy, and the norm of the
+    cross-entropy's own gradient where it was largest."""
+    settings, model, indices = made.recipe.training, made.model, made.parts[0]
+    model.adapter.load(made.initial)
+    parameters = model.adapter.train_only(parts)
+    received = [parameter.detach().clone() for parameter in parameters]
+    kind = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.AdamW
+    optimizer = kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    seed = derive_seed(made.recipe.seed, "batches", 1, 0)
+    total, seen, steepest = 0.0, 0, 0.0
+    for batch in training_batches(made.train.lengths[indices], settings.batch_size, 1, settings.local_steps, seed):
+        hidden, lengths = made.trunk.batch(made.train, indices[batch])
+        labels = torch.from_numpy(made.train.labels[indices[batch]])
+        entropy = functional.cross_entropy(model.tail(hidden, lengths), labels)
+        distance = sum(((now - before) ** 2).sum() for now, before in zip(parameters, received, strict=True))
+        slopes = torch.autograd.grad(entropy, parameters, retain_graph=True)
+        steepest = max(steepest, float(sum(slope.square().sum() for slope in slopes)) ** 0.5)
+        optimizer.zero_grad()
+        torch.autograd.backward(entropy + settings.proximal / 2 * distance)
+        if settings.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        total, seen = total + entropy.item() * len(batch), seen + len(batch)
+    return model.adapter.snapshot(), total / seen, steepest
+
+
+def distance(left: Update, right: Update) -> float:
+    pairs = zip(named_tensors(left).values(), named_tensors(right).values(), strict=True)
+    return math.sqrt(sum(float((mine - other).double().square().sum()) for mine, other in pairs))
+
+
+@pytest.mark.parametrize(
+    "parts", [PARTS, frozenset({"b", "head"}), frozenset({"a"})], ids=lambda parts: "+".join(sorted(parts))
+)
+@pytest.mark.parametrize(
+    "training",
+    [
+        {},
+        {"max_grad_norm": 0.3},  # the norm of the whole gradient: clipping includes the term
+        {"optimizer": "adamw", "learning_rate": 0.01},
+        {"weight_decay": 0.3},
+    ],
+    ids=str,
+)
+def test_it_is_the_explicit_loss(training: dict[str, Any], parts: frozenset[str], tiny_bert: Path) -> None:
+    made = simulation(tiny_bert, proximal=5.0, **training)
+    expected, entropy, _ = slow_twin(made, parts)
+    update = train(made, parts)
+    moved = distance(expected, made.initial)
+    assert distance(update, expected) < 1e-4 * moved
+    assert update.metrics["train_loss"] == pytest.approx(entropy, rel=1e-5), "the loss on record is the cross-entropy alone"
+    # The term is felt: without it the device ends elsewhere.
+    plain = train(simulation(tiny_bert, **training), parts)
+    assert distance(plain, expected) > 0.05 * moved
+
+
+@pytest.mark.parametrize("strength", [1.0, 3.0, 10.0])
+def test_the_stronger_the_nearer(strength: float, tiny_bert: Path) -> None:
+    """SGD with ηµ ≤ 1: the way from what was received is d' = (1 − ηµ)·d − η·g, so ‖d‖ never exceeds max‖g‖/µ."""
+    made = simulation(tiny_bert, proximal=strength, local_steps=60)
+    _, _, steepest = slow_twin(made)
+    near, free = train(made), train(simulation(tiny_bert, local_steps=60))
+    assert 0 < distance(near, made.initial) <= steepest / strength * (1 + 1e-4)
+    assert distance(near, made.initial) < distance(free, made.initial)
+
+
+def test_the_first_step_feels_nothing(tiny_bert: Path) -> None:
+    strong, plain = simulation(tiny_bert, proximal=1e3, local_steps=1), simulation(tiny_bert, local_steps=1)
+    assert same_bits(train(strong), train(plain))
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 100.0])
+def test_with_scaled_gradients_it_is_as_strong(max_grad_norm: float, tiny_bert: Path) -> None:
+    """The scale of fp16 is 65536 at first: a term added to gradients that still carry it would be next to nothing."""
+    keys = {"proximal": 10.0, "local_steps": 30, "max_grad_norm": max_grad_norm}
+    plain, scaled = simulation(tiny_bert, **keys), simulation(tiny_bert, precision="fp16", **keys)
+    far, near = distance(train(simulation(tiny_bert, local_steps=30)), plain.initial), distance(train(scaled), scaled.initial)
+    assert near == pytest.approx(distance(train(plain), plain.initial), rel=0.1)
+    assert near < far / 2
+
+
+def test_without_it_nothing_is_kept_and_nothing_added(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any) -> None:
+        raise AssertionError("nothing is to be added")
+
+    with_key = train(simulation(tiny_bert, proximal=0.0))
+    monkeypatch.setattr(client, "add_pull", never)
+    assert same_bits(train(simulation(tiny_bert)), with_key)
+
+
+def test_by_hand() -> None:
+    """θ = 3 was received as 1: 4·(3 − 1) is added to the gradient 0.5. What has no gradient is left."""
+    moved, still = torch.nn.Parameter(torch.tensor([3.0])), torch.nn.Parameter(torch.tensor([3.0]))
+    moved.grad = torch.tensor([0.5])
+    add_pull([moved, still], [torch.tensor([1.0]), torch.tensor([1.0])], 4.0)
+    assert moved.grad.tolist() == [8.5]
+    assert still.grad is None
+    with pytest.raises(ValueError, match="shorter"):
+        add_pull([moved], [], 4.0)
