@@ -66,7 +66,7 @@ def test_a_fault_is_told_once() -> None:
         ("[adaptor]\nrank = 3", "adaptor", "did you mean adapter?"),
         ("rounds = 3", "rounds", "did you mean federation.rounds?"),
         ("[training]\nrank = 3", "training.rank", "did you mean adapter.rank?"),
-        ("[federation]\nseed = 3", "federation.seed", "did you mean seed or fleet.seed?"),
+        ("[federation]\nseed = 3", "federation.seed", "did you mean federation.suspected or seed or fleet.seed?"),
         ("[data]\ncolumn = 3", "data.column", "did you mean data.columns or partition.column?"),
         ("[training]\nalpha = 3", "training.alpha", "did you mean partition.alpha or adapter.alpha?"),
         ("learning_rat = 3", "learning_rat", "did you mean training.learning_rate?"),

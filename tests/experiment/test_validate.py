@@ -50,7 +50,11 @@ def test_the_default_recipe_is_valid(tiny_models: dict[str, Path]) -> None:
         ("adapter.head=frozen", "frozen", "did you mean 'freeze'? choose one of train, freeze"),
         ("adapter.kind=ia3", "ia3", "choose one of lora"),
         ("partition.kind=dirichelt", "dirichelt", "did you mean 'dirichlet'? choose one of iid, dirichlet, shards, by_column"),
-        ("federation.rule=fedavgg", "fedavgg", "did you mean 'fedavg'? choose one of fedavg, flexlora"),
+        (
+            "federation.rule=fedavgg",
+            "fedavgg",
+            "did you mean 'fedavg'? choose one of fedavg, ffa_lora, rolora, hetlora, flexlora, fslora",
+        ),
         ("name=a/b", "a/b", "it names the run folder; give one word or several, without / and line breaks"),
         ("name=", "", "it names the run folder; give one word or several, without / and line breaks"),
         ("name=..", "..", "it names the run folder; give one word or several, without / and line breaks"),

@@ -10,7 +10,7 @@ from fedfit.experiment.validate import validate_offline
 from fedfit.settings import Recipe
 
 NAMES = (
-    *("agnews-minilm", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless"),
+    *("agnews-minilm", "agnews-mixed", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless"),
     *("demo", "mrpc-minilm", "sst2-minilm"),
 )
 

@@ -1,0 +1,378 @@
+import gc
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedfit.aggregation.base import Rule, named_tensors, with_tensors
+from fedfit.aggregation.fedavg import FedAvg
+from fedfit.aggregation.ffa_lora import FfaLora
+from fedfit.aggregation.flexlora import FlexLora
+from fedfit.aggregation.resize import resize_update
+from fedfit.aggregation.rolora import RoLora
+from fedfit.aggregation.rules import RULES, make_rule
+from fedfit.aggregation.server_optimizer import KINDS, ServerOptimizer
+from fedfit.records import AdapterSize, Factors, Origin, RoundResult, ServerState, Update
+from fedfit.settings import FederationSettings
+from fedfit.simulation.run import run
+from fedfit.tracking.checkpoint import Checkpoints
+from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
+from tests.tracking.results import result
+
+STATE = random_update(99)
+RATE, BETA1, BETA2, TAU = 0.3, 0.8, 0.95, 0.02
+MOMENTS = {"sgd": "", "momentum": "m", "adagrad": "mv", "adam": "mv", "yogi": "mv"}
+
+
+def make(kind: str, rule: Rule | None = None) -> ServerOptimizer:
+    return ServerOptimizer(rule or FedAvg(), kind, RATE, BETA1, BETA2, TAU)
+
+
+class ScalarTwin:
+    """Algorithm 2 for one coordinate in plain Python; x is rounded to float32 after each round, as adapters are."""
+
+    def __init__(self, kind: str, x: float) -> None:
+        self.kind, self.x, self.m, self.v = kind, x, 0.0, TAU * TAU
+
+    def step(self, brought: float) -> None:
+        delta = brought - self.x
+        if self.kind == "sgd":
+            move = delta
+        elif self.kind == "momentum":
+            self.m = move = BETA1 * self.m + delta
+        else:
+            self.m = BETA1 * self.m + (1 - BETA1) * delta
+            if self.kind == "adagrad":
+                self.v += delta**2
+            elif self.kind == "adam":
+                self.v = BETA2 * self.v + (1 - BETA2) * delta**2
+            else:
+                sign = (self.v > delta**2) - (self.v < delta**2)
+                self.v -= (1 - BETA2) * delta**2 * sign
+            move = self.m / (math.sqrt(self.v) + TAU)
+        self.x = float(np.float32(self.x + RATE * move))
+
+
+def numbers(update: Update) -> list[float]:
+    return [value for tensor in named_tensors(update).values() for value in tensor.flatten().tolist()]
+
+
+def trained(state: Update, seed: int, weight: float = 1.0, size: float = 0.1) -> Update:
+    """``state`` moved by noise of ``size`` in every tensor."""
+    noise = named_tensors(random_update(seed, rank=len(state.factors["layer.0.query"].a)))
+    moved = {name: tensor + size * noise[name] for name, tensor in named_tensors(state).items()}
+    return replace(with_tensors(state, moved), weight=weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_the_scalar_twin_on_every_coordinate_over_rounds(kind: str) -> None:
+    """One device a round, so that the mean is exact and adapters agree to the bit; Δ² lies on both sides of v."""
+    optimizer, state = make(kind), make(kind).init(STATE)
+    twins = [ScalarTwin(kind, x) for x in numbers(STATE)]
+    assert len(twins) == 2 * (2 * 6 + 5 * 2) + 3 * 6 + 3  # the head included
+    for round_number in range(6):
+        update = trained(optimizer.adapter(state), round_number, size=0.01 * 4**round_number % 0.7)
+        state = optimizer.apply(state, [update])
+        for twin, brought in zip(twins, numbers(update), strict=True):
+            twin.step(brought)
+        assert numbers(optimizer.adapter(state)) == [twin.x for twin in twins]
+    names = [f"{moment} {name}" for moment in MOMENTS[kind] for name in named_tensors(STATE)]
+    assert sorted(state.tensors) == sorted(names)
+    for moment in MOMENTS[kind]:
+        kept = [x for name in named_tensors(STATE) for x in state.tensors[f"{moment} {name}"].flatten().tolist()]
+        np.testing.assert_allclose(kept, [getattr(twin, moment) for twin in twins], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_devices_move_it_along_their_weighted_mean(kind: str) -> None:
+    optimizer, state = make(kind), make(kind).init(STATE)
+    twins = [ScalarTwin(kind, x) for x in numbers(STATE)]
+    weights = (3.0, 5.0, 11.0)
+    for round_number in range(4):
+        updates = [trained(optimizer.adapter(state), 10 * round_number + n, weight) for n, weight in enumerate(weights)]
+        state = optimizer.apply(state, iter(updates))
+        for twin, values in zip(twins, zip(*map(numbers, updates), strict=True), strict=True):
+            twin.step(math.fsum(w * x for w, x in zip(weights, values, strict=True)) / math.fsum(weights))
+    np.testing.assert_allclose(numbers(optimizer.adapter(state)), [twin.x for twin in twins], rtol=1e-5, atol=1e-5)
+
+
+def test_by_hand() -> None:
+    """x = 1, devices bring 3 and then 4, η = ½, β1 = ½, β2 = ¾, τ = 2.
+
+    Round 1, Δ = 2, Δ² = τ² = 4: momentum m = 2, x = 2. The others m = 1; v = 8, 4, 4 (adagrad, adam, yogi with sign 0).
+    """
+    pair = Factors(torch.ones(1, 1), torch.ones(1, 1), 1.0)
+    start = Update({"m": pair}, {"bias": torch.ones(1)})
+    threes = with_tensors(start, {name: tensor * 3 for name, tensor in named_tensors(start).items()})
+    expected = {"sgd": 2.0, "momentum": 2.0, "adagrad": 1 + 0.5 / (8**0.5 + 2), "adam": 1 + 0.5 / 4, "yogi": 1 + 0.5 / 4}
+    for kind, x in expected.items():
+        optimizer = ServerOptimizer(FedAvg(), kind, 0.5, 0.5, 0.75, 2.0)
+        state = optimizer.apply(optimizer.init(start), [threes])
+        assert numbers(state.adapter) == [float(np.float32(x))] * 3
+        if kind == "momentum":  # Δ = 4 - 2: m = ½·2 + 2 = 3, x = 2 + ½·3
+            fours = with_tensors(start, {name: tensor * 4 for name, tensor in named_tensors(start).items()})
+            assert numbers(optimizer.apply(state, [fours]).adapter) == [3.5] * 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=4), st.integers(0, 100), st.sampled_from([1e-30, 1.0, 1e30]))
+def test_sgd_of_learning_rate_1_is_the_inner_rule_to_the_bit(weights: list[int], seed: int, size: float) -> None:
+    """Also where ``x + (x' - x)`` is not x': 1 + (1e-30 - 1) = 0."""
+    optimizer, state, plain = ServerOptimizer(FedAvg(), "sgd", 1.0), ServerState(STATE), STATE
+    for _ in range(2):
+        updates = [random_update(seed + n, float(weight)) for n, weight in enumerate(weights)]
+        scaled = [
+            replace(with_tensors(u, {n: t * size for n, t in named_tensors(u).items()}), weight=u.weight) for u in updates
+        ]
+        state, plain = optimizer.apply(state, scaled), FedAvg().apply(plain, scaled)
+        assert same_bits(state.adapter, plain)
+        assert state.tensors == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quadratics_converge(kind: str) -> None:
+    """Devices take one step down ``½ c ‖x - x*‖²``, each with its own c: the server ends at the x* that they share.
+
+    Adaptive steps have about the size η until changes fall to τ, so x starts within 1 of x*, and η = 0.05 over 400 rounds
+    could go 20 times as far.
+    """
+    goal = random_update(1)
+    optimizer = ServerOptimizer(FedAvg(), kind, {"sgd": 0.5, "momentum": 0.2, "adagrad": 0.3}.get(kind, 0.05), 0.9, 0.99, 1e-3)
+    state = optimizer.init(trained(goal, 2, size=0.3))
+    target = named_tensors(goal)
+    for _ in range(400):
+        now = named_tensors(optimizer.adapter(state))
+        updates = [
+            replace(with_tensors(goal, {n: x - c * (x - target[n]) for n, x in now.items()}), weight=w)
+            for c, w in ((0.05, 1.0), (0.2, 3.0))
+        ]
+        state = optimizer.apply(state, updates)
+    np.testing.assert_allclose(numbers(optimizer.adapter(state)), numbers(goal), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_is_as_not_resumed_to_the_bit(kind: str, tmp_path: Path) -> None:
+    optimizer, checkpoints = make(kind), Checkpoints(tmp_path)
+    state = again = optimizer.init(STATE)
+    for number in range(5):
+        updates = [trained(STATE, 10 * number + n, 1.0 + n) for n in range(2)]
+        state, again = optimizer.apply(state, updates), optimizer.apply(again, updates)
+        checkpoints.save(RoundResult(result(number).record, (), again))
+        found = checkpoints.latest()
+        assert found is not None
+        again = found.state
+        assert isinstance(again, ServerState)
+        assert same_bits(again.adapter, state.adapter)
+        assert again.tensors.keys() == state.tensors.keys()
+        assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in state.tensors.items())
+        assert all(tensor.dtype == torch.float64 for tensor in again.tensors.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_factors_that_lie_across_memory_can_be_checkpointed(kind: str, tmp_path: Path) -> None:
+    across = replace(STATE, factors={n: replace(p, b=p.b.t().contiguous().t()) for n, p in STATE.factors.items()})
+    optimizer = make(kind)
+    state = optimizer.apply(optimizer.init(across), [trained(across, 1)])
+    Checkpoints(tmp_path).save(RoundResult(result(1).record, (), state))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_an_update_the_state_stays_with_its_moments(kind: str) -> None:
+    optimizer = make(kind)
+    state = optimizer.apply(optimizer.init(STATE), [trained(STATE, 1)])
+    assert optimizer.apply(state, iter([])) is state
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_apply_changes_neither_state_nor_updates(kind: str) -> None:
+    optimizer = make(kind)
+    state = optimizer.apply(optimizer.init(STATE), [trained(STATE, 1)])
+    adapter, moments = with_copies(state.adapter), {name: tensor.clone() for name, tensor in state.tensors.items()}
+    updates = [trained(STATE, n) for n in range(3)]
+    optimizer.apply(state, updates)
+    assert same_bits(state.adapter, adapter)
+    assert all(torch.equal(tensor, moments[name]) for name, tensor in state.tensors.items())
+    assert all(same_bits(update, trained(STATE, n)) for n, update in enumerate(updates))
+
+
+def with_copies(update: Update) -> Update:
+    return with_tensors(update, {name: tensor.clone() for name, tensor in named_tensors(update).items()})
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(KINDS), st.permutations(range(5)), st.lists(st.integers(1, 40_000), min_size=5, max_size=5))
+def test_the_order_of_the_devices_changes_no_bit(kind: str, order: list[int], weights: list[int]) -> None:
+    optimizer = make(kind)
+    updates = [trained(STATE, n, float(weight)) for n, weight in enumerate(weights)]
+    first = optimizer.apply(optimizer.init(STATE), updates)
+    second = optimizer.apply(optimizer.init(STATE), [updates[n] for n in order])
+    assert same_bits(first.adapter, second.adapter)
+
+
+@pytest.mark.parametrize("kind", ["adam"])  # what is kept does not depend on it, and the collector is slow
+def test_one_update_is_alive_at_a_time(kind: str) -> None:
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def updates() -> Iterator[Update]:
+        nonlocal most
+        for seed in range(4):
+            gc.collect()
+            most = max(most, len(alive))
+            update = random_update(seed)
+            alive.update(named_tensors(update).values())
+            yield update
+            del update
+
+    optimizer = make(kind)
+    optimizer.apply(optimizer.init(STATE), updates())
+    assert most == 0
+
+
+def only(parts: set[str], state: Update, seed: int) -> Update:
+    """What a device brings back that trained ``parts``: the rest is what it was sent."""
+    moved = trained(state, seed)
+    factors = {
+        n: Factors(moved.factors[n].a if "a" in parts else p.a, moved.factors[n].b if "b" in parts else p.b, p.scale)
+        for n, p in state.factors.items()
+    }
+    return Update(factors, moved.head, 1.0 + seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_factor_that_is_not_trained_stays_and_so_do_its_moments(kind: str) -> None:
+    """RoLoRA: B in odd rounds, A in even ones; each factor goes the way that it would go if its own rounds were all."""
+    optimizer, twin = make(kind, RoLora()), make(kind)
+    state, alone = optimizer.init(STATE), {"a": twin.init(STATE), "b": twin.init(STATE)}
+    for number in range(1, 7):
+        part = "b" if number % 2 else "a"
+        before = state
+        updates = [only({part}, state.adapter, 10 * number + n) for n in range(3)]
+        state = optimizer.apply(before, updates)
+        other = "A" if part == "b" else "B"
+        for name, tensor in named_tensors(before.adapter).items():
+            assert torch.equal(named_tensors(state.adapter)[name], tensor) == name.endswith(other)
+        for name, tensor in before.tensors.items():
+            assert torch.equal(state.tensors[name], tensor) == name.endswith(other)
+        alone[part] = twin.apply(alone[part], [only({part}, alone[part].adapter, 10 * number + n) for n in range(3)])
+    for name, pair in state.adapter.factors.items():
+        assert torch.equal(pair.a, alone["a"].adapter.factors[name].a)
+        assert torch.equal(pair.b, alone["b"].adapter.factors[name].b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_of_ffa_lora_never_moves_and_has_no_moments(kind: str) -> None:
+    optimizer = make(kind, FfaLora())
+    state = optimizer.init(STATE)
+    for number in range(3):
+        state = optimizer.apply(state, [only({"b"}, state.adapter, 10 * number + n) for n in range(2)])
+    assert all(torch.equal(pair.a, STATE.factors[name].a) for name, pair in state.adapter.factors.items())
+    assert not any(torch.equal(pair.b, STATE.factors[name].b) for name, pair in state.adapter.factors.items())
+    assert {name[2:] for name in state.tensors if name.endswith(" A")} == set()
+
+
+def test_changes_that_cancel_are_training_all_the_same() -> None:
+    """Two devices with opposite changes: Δ = 0 in that round, and momentum goes on."""
+    zero = with_tensors(STATE, {name: torch.zeros_like(tensor) for name, tensor in named_tensors(STATE).items()})
+    step = trained(zero, 1)
+    back = with_tensors(step, {name: -tensor for name, tensor in named_tensors(step).items()})
+    optimizer = ServerOptimizer(FedAvg(), "momentum", 1.0, 0.5)
+    state = ServerState(zero, {f"m {name}": torch.ones_like(tensor).double() for name, tensor in named_tensors(zero).items()})
+    assert numbers(optimizer.apply(state, [step, back]).adapter) == [0.5] * len(numbers(zero))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [AdapterSize(1, 4.0), AdapterSize(3, 2.0), AdapterSize(2, 1.0)])
+def test_another_rank_restarts_the_moments_of_the_factors_and_says_so(
+    kind: str, size: AdapterSize, caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer = make(kind)
+    state = optimizer.apply(optimizer.init(STATE), [trained(STATE, 1)])
+    with caplog.at_level("INFO"):
+        resized = optimizer.resize(state, size, seed=5)
+    assert same_bits(resized.adapter, resize_update(state.adapter, size, seed=5))
+    assert resized.tensors.keys() == {name for name in state.tensors if " head " in name}
+    assert all(torch.equal(tensor, state.tensors[name]) for name, tensor in resized.tensors.items())
+    assert ("start anew" in caplog.text) == (kind != "sgd")
+    # From there it is as a fresh optimiser that starts at the resized factors.
+    moved = resize_update(trained(STATE, 2), size, seed=6)
+    after, fresh = optimizer.apply(resized, [moved]), optimizer.apply(optimizer.init(resized.adapter), [moved])
+    assert same_bits(Update(after.adapter.factors, {}), Update(fresh.adapter.factors, {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_size_keeps_every_moment(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = make(kind)
+    state = optimizer.apply(optimizer.init(STATE), [trained(STATE, 1)])
+    with caplog.at_level("INFO"):
+        resized = optimizer.resize(state, AdapterSize(2, 2.0), seed=5)
+    assert resized.adapter is state.adapter
+    assert resized.tensors == state.tensors
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("rule", [FedAvg(), FfaLora(), RoLora()])
+def test_the_contract_is_that_of_the_inner_rule(rule: Rule) -> None:
+    optimizer = make("adam", rule)
+    for name in ("mixed_ranks", "fixed_rank", "uniform", "known", "keeps_pair"):
+        assert getattr(optimizer, name) == getattr(rule, name)
+    assert [optimizer.trains(number) for number in range(1, 5)] == [rule.trains(number) for number in range(1, 5)]
+    state = optimizer.init(STATE)
+    assert state == ServerState(STATE)
+    assert optimizer.adapter(state) is STATE
+    assert optimizer.dispatch(state, 3, AdapterSize(2, 2.0), 1) is STATE
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_of_the_table_is_kept_to_the_bit_or_refused(name: str) -> None:
+    """Also rules whose devices hold a part of the rank: what comes back then has another shape than the state."""
+    rule = make_rule(FederationSettings(rule=name))
+    if not rule.keeps_pair:
+        with pytest.raises(ValueError, match="keeps no pair of factors"):
+            ServerOptimizer(rule, "sgd", 1.0)
+        return
+    optimizer, moving = ServerOptimizer(rule, "sgd", 1.0), make("momentum", rule)
+    state, plain, moved = optimizer.init(STATE), rule.init(STATE), moving.init(STATE)
+    for number in range(1, 4):
+        updates = []
+        for device, rank in ((0, 2), (1, 1 if rule.mixed_ranks else 2)):
+            sent = rule.dispatch(plain, device, AdapterSize(rank, 2.0), seed=device)
+            updates.append(replace(only(set(rule.trains(number)), sent, number), origin=Origin(device, device)))
+        state, plain = optimizer.apply(state, updates), rule.apply(plain, updates)
+        assert same_bits(optimizer.adapter(state), rule.adapter(plain))
+        moved = moving.apply(moved, updates)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in named_tensors(moved.adapter).values())
+
+
+def test_rules_without_a_lasting_pair_and_unknown_kinds_are_refused() -> None:
+    with pytest.raises(ValueError, match="FlexLora keeps no pair of factors"):
+        ServerOptimizer(FlexLora(), "adam")
+    with pytest.raises(ValueError, match="adamw is none of sgd, momentum"):
+        ServerOptimizer(FedAvg(), "adamw")
+
+
+def test_in_a_real_federation_it_moves_only_what_the_round_trains(tiny_bert: Path) -> None:
+    simulation = tiny_simulation(tiny_recipe(tiny_bert, federation={"rounds": 4}), None)
+    simulation.rule = ServerOptimizer(RoLora(), "momentum", 1.0, 0.9)
+    states = [round_result.state.adapter for round_result in run(simulation)]
+    for number, (before, after) in enumerate(pairwise(states), start=1):
+        for name, pair in before.factors.items():
+            assert torch.equal(pair.a, after.factors[name].a) == bool(number % 2)
+            assert torch.equal(pair.b, after.factors[name].b) != bool(number % 2)
+        assert not torch.equal(before.head["classifier.weight"], after.head["classifier.weight"])
+
+
+def test_in_a_real_federation_sgd_of_1_is_the_inner_rule(tiny_bert: Path) -> None:
+    recipe = tiny_recipe(tiny_bert, federation={"rounds": 2})
+    plain, wrapped = tiny_simulation(recipe, None), tiny_simulation(recipe, None)
+    wrapped.rule = ServerOptimizer(FedAvg(), "sgd", 1.0)
+    for first, second in zip(run(plain), run(wrapped), strict=True):
+        assert same_bits(first.state, second.state.adapter)
