@@ -98,6 +98,8 @@ class AtStep:
     signum: int = signal.SIGKILL
 
     def __call__(self) -> None:
+        # A suite that a shell runs in the background hands down an ignored SIGINT; a person's terminal does not.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         step, seen = torch.optim.AdamW.step, 0
 
         def counted(optimizer: torch.optim.AdamW, closure: None = None) -> object:
