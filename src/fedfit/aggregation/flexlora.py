@@ -16,12 +16,13 @@ from collections.abc import Iterable
 
 import torch
 
+from fedfit.aggregation.fedavg import FedAvg
 from fedfit.aggregation.low_rank import nearest_factors
 from fedfit.aggregation.resize import resize_update
-from fedfit.records import PARTS, AdapterSize, Factors, Update
+from fedfit.records import AdapterSize, Factors, Update
 
 
-class FlexLora:
+class FlexLora(FedAvg):
     """Sample-weighted mean of the products, cut to the global rank; sample-weighted mean of the head.
 
     Memory: heads are summed as they come, but the factors of a round's updates are kept until the last is there,
@@ -30,22 +31,7 @@ class FlexLora:
     """
 
     mixed_ranks = True
-    fixed_rank = False
-    uniform = False
     keeps_pair = False  # factors are made anew in every round
-    known: frozenset[str] = frozenset()
-
-    def trains(self, round_number: int) -> frozenset[str]:
-        """Everything."""
-        return PARTS
-
-    def init(self, adapter: Update) -> Update:
-        """The state is the global adapter itself."""
-        return adapter
-
-    def resize(self, state: Update, size: AdapterSize, seed: int) -> Update:
-        """The nearest product of the new rank."""
-        return resize_update(state, size, seed)
 
     def dispatch(self, state: Update, device: int, size: AdapterSize, seed: int) -> Update:
         """The best factors of the device's rank."""
@@ -69,10 +55,6 @@ class FlexLora:
             for name, old in state.factors.items()
         }
         return Update(factors, {name: (accumulated / total).to(state.head[name].dtype) for name, accumulated in heads.items()})
-
-    def adapter(self, state: Update) -> Update:
-        """The state is the global adapter itself."""
-        return state
 
 
 def _add_head(sums: dict[str, torch.Tensor], update: Update) -> None:

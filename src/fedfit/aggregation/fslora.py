@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from fedfit.aggregation.base import named_tensors, with_tensors
-from fedfit.aggregation.resize import resize_update
+from fedfit.aggregation.fedavg import FedAvg
 from fedfit.randomness import derive_seed
-from fedfit.records import PARTS, AdapterSize, Factors, Update
+from fedfit.records import AdapterSize, Factors, Update
 
 
-class FsLora:
+class FsLora(FedAvg):
     """Mean of what the devices changed, over all sampled devices: a row that a device did not hold counts as unchanged.
 
     With k_i = r for all this is FedAvg to the bit.
@@ -38,25 +38,10 @@ class FsLora:
     """
 
     mixed_ranks = True
-    fixed_rank = False
     uniform = True
-    keeps_pair = True
-    known: frozenset[str] = frozenset()
 
     def __init__(self, per_module: bool = True) -> None:
         self._per_module = per_module
-
-    def trains(self, round_number: int) -> frozenset[str]:
-        """Everything."""
-        return PARTS
-
-    def init(self, adapter: Update) -> Update:
-        """The state is the global adapter itself."""
-        return adapter
-
-    def resize(self, state: Update, size: AdapterSize, seed: int) -> Update:
-        """The nearest product of the new rank."""
-        return resize_update(state, size, seed)
 
     def dispatch(self, state: Update, device: int, size: AdapterSize, seed: int) -> Update:
         """``A[I, :]`` ``(k, input)`` and ``B[:, I]`` ``(output, k)``, I ascending, at scale s·r/k; the state itself at k = r.
@@ -90,10 +75,6 @@ class FsLora:
             sums[f"{name} A"].add_(pair.a.double() * rest[:, None])
             sums[f"{name} B"].add_(pair.b.double() * rest)
         return with_tensors(state, {name: accumulated.div_(total).float() for name, accumulated in sums.items()})
-
-    def adapter(self, state: Update) -> Update:
-        """The state is the global adapter itself."""
-        return state
 
     def _cut(self, pair: Factors, count: int, seed: int, name: str) -> Factors:
         chosen = self._sketch(seed, name, len(pair.a), count)

@@ -26,30 +26,15 @@ import torch
 from torch import Tensor
 
 from fedfit.aggregation.base import named_tensors, with_tensors
-from fedfit.aggregation.resize import resize_update
-from fedfit.records import PARTS, AdapterSize, Factors, Update
+from fedfit.aggregation.fedavg import FedAvg
+from fedfit.records import AdapterSize, Factors, Update
 
 
-class HetLora:
+class HetLora(FedAvg):
     """Truncation on the way down, zero-padding and a mean weighted by the norm of the product on the way up."""
 
     mixed_ranks = True
-    fixed_rank = False
     uniform = True
-    keeps_pair = True
-    known: frozenset[str] = frozenset()
-
-    def trains(self, round_number: int) -> frozenset[str]:
-        """Everything."""
-        return PARTS
-
-    def init(self, adapter: Update) -> Update:
-        """The state is the global adapter itself."""
-        return adapter
-
-    def resize(self, state: Update, size: AdapterSize, seed: int) -> Update:
-        """The nearest product of the new rank."""
-        return resize_update(state, size, seed)
 
     def dispatch(self, state: Update, device: int, size: AdapterSize, seed: int) -> Update:
         """The first ``size.rank`` rows of A and columns of B, at the scale of the state; the state itself at the global rank.
@@ -81,10 +66,6 @@ class HetLora:
         if total == 0.0:
             return state
         return with_tensors(state, {name: accumulated.div_(total).float() for name, accumulated in sums.items()})
-
-    def adapter(self, state: Update) -> Update:
-        """The state is the global adapter itself."""
-        return state
 
 
 def product_norm(update: Update) -> float:
