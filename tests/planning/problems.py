@@ -131,3 +131,13 @@ def some_frequency_does(problem: Problem, row: int, rank: int, steps: int = 4000
     late = ~(cost.latency_s <= part.deadline_s * (1 + 1e-9)) | ~np.isfinite(cost.latency_s)
     dear = cost.energy_j > part.energy_budget_j * (1 + 1e-9)
     return bool((~late & ~dear).any())
+
+
+def with_limits(problem: Problem, deadline_s: float | np.ndarray, energy_j: float | np.ndarray) -> Problem:
+    """The same problem under other limits."""
+    count = len(problem)
+    return replace(
+        problem,
+        deadline_s=np.broadcast_to(np.asarray(deadline_s, dtype=np.float64), count).copy(),
+        energy_budget_j=np.broadcast_to(np.asarray(energy_j, dtype=np.float64), count).copy(),
+    )

@@ -7,9 +7,10 @@ import numpy as np
 from hypothesis import given, settings
 
 from fedfit.planning.feasible import feasible, feasible_at, room
-from fedfit.planning.least import least, least_of_both, round_up, why_infeasible, with_limits
+from fedfit.planning.least import least, least_of_both, round_up, why_infeasible
 from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import random_frequencies
+from tests.planning.problems import with_limits
 
 from .problems import ANY, ORDINARY, extreme, ordinary
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -102,13 +102,3 @@ def round_up(value: float) -> str:
         return text
     last_digit = 10.0 ** (math.floor(math.log10(value)) - 5)
     return f"{float(text) + last_digit:.6g}"
-
-
-def with_limits(problem: Problem, deadline_s: float | np.ndarray, energy_j: float | np.ndarray) -> Problem:
-    """The same problem under other limits."""
-    count = len(problem)
-    return replace(
-        problem,
-        deadline_s=np.broadcast_to(np.asarray(deadline_s, dtype=np.float64), count).copy(),
-        energy_budget_j=np.broadcast_to(np.asarray(energy_j, dtype=np.float64), count).copy(),
-    )
