@@ -18,7 +18,7 @@ from benchmarks.work import SEED, Case, Work
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import TokenSamples, Trunk, open_trunk
-from fedfit.records import Update
+from fedfit.records import Task, Update
 from fedfit.rounds.client import Client, make_optimizer
 from fedfit.settings import TrunkCacheSettings
 
@@ -68,7 +68,7 @@ class SplitRunner:
         watched = _Watched(trunk, self._clock)
         client = Client(self.model, cast(Trunk, watched), case.training, SEED, _ROUNDS)
         started = time.perf_counter()
-        self.trained = client.train(self._initial, work.samples, work.parts[device], work.rounds[device], device)
+        self.trained = client.train(Task(self._initial), work.samples, work.parts[device], work.rounds[device], device)
         total_s = time.perf_counter() - started
         steps_s = self._clock.stop()
         planned = work.batches[device]

@@ -17,7 +17,9 @@ from fedfit.experiment.build import build_clock
 from fedfit.models.split import SplitModel, build_split_model
 from fedfit.models.trunk import Trunk, open_trunk
 from fedfit.records import Factors, Update
+from fedfit.rounds.device import Worker
 from fedfit.settings import AdapterSettings, ModelSettings, Recipe, TrainingSettings, TrunkCacheSettings
+from fedfit.simulation.in_process import InProcessLink
 from fedfit.simulation.run import Simulation
 
 VOCABULARY = 200
@@ -160,19 +162,27 @@ def tiny_simulation(recipe: Recipe, cache: Path | None, samples: int = 48, parts
     model = build_split_model(recipe.model.name, CLASSES, recipe.adapter, recipe.seed)
     devices = recipe.federation.devices
     settings = replace(recipe.trunk_cache, enabled=cache is not None)
+    parts = parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)]
     simulation = Simulation(
         recipe=recipe,
         model=model,
         trunk=open_trunk(model, settings, cache or Path("not used")),
         train=random_samples(samples, seed=1),
         test=random_samples(30, seed=2),
-        parts=parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)],
-        rule=make_rule(recipe.federation),
+        parts=parts,
+        rule=make_rule(recipe, sum(len(part) > 0 for part in parts)),
         codec=SafetensorsCodec(),
     )
     if recipe.plan.policy != "none":
         simulation.clock = build_clock(simulation)
     return simulation
+
+
+def link_of(simulation: Simulation, own: bool = True) -> InProcessLink:
+    """The link to its devices as they are now; without their ``own`` draw of the initial adapter, they have nothing."""
+    initial = simulation.initial if own else None
+    worker = Worker(simulation.rule, simulation.client, simulation.codec, simulation.memories, initial)
+    return InProcessLink(worker, simulation.train, simulation.parts)
 
 
 def same_bits(left: Update, right: Update) -> bool:

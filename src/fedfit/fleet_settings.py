@@ -124,8 +124,9 @@ class PlanSettings:
 
     policy: str = key(
         "none",
-        "`none`: ranks are given and nothing is charged; `fixed`: `adapter.rank`, charged; `joint`: the highest common rank, "
-        "with the frequencies; `random_frequency`: the paper's baseline; `per_device`: each device its own highest rank",
+        "`none`: ranks are given and nothing is charged; `fixed`: ranks are given (`adapter.rank`, or `federation.ranks`), "
+        "and charged; `joint`: the highest common rank, with the frequencies; `random_frequency`: the paper's baseline; "
+        "`per_device`: each device its own highest rank",
         choices=("none", "fixed", "joint", "random_frequency", "per_device"),
     )
     deadline_s: float | None = key(None, "T_0 of a round; unset for none", above=0)

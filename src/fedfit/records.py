@@ -30,7 +30,7 @@ class Update:
     """Named tensors in two groups: adapter factors by module, and the head; what is trained and what travels.
 
     ``weight`` is the device's share before normalisation (its number of samples); ``metrics`` are plain numbers. ``origin`` is
-    set by the server on what comes back, and does not travel.
+    set by the server on what comes back, and does not travel. ``extra`` are tensors of the rule's own that travel beside.
     """
 
     factors: Mapping[str, Factors]
@@ -38,6 +38,7 @@ class Update:
     weight: float = 1.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     origin: Origin | None = None
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,38 @@ class ServerState:
 
 PARTS = frozenset({"a", "b", "head"})
 """The parts of an update that are trained, and that travel, together."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a device trains from, made of what it was sent and of what it remembers.
+
+    ``base`` is what has been merged into the frozen weights, ``W0 + base``, ``(output, input)`` by module. The others are by
+    the names of ``aggregation.base.named_tensors``: ``mask`` multiplies a gradient before it is clipped, ``correction`` is
+    added to it after.
+    """
+
+    update: Update
+    base: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    mask: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    correction: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    penalty: Penalty | None = None
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """``strength · ‖B[:, first:]‖ · ‖A[first:]‖``, summed over the modules, as a term of a device's loss."""
+
+    strength: float
+    first: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a device keeps from one of its rounds to the next."""
+
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +125,8 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class Order:
-    """Server to device: train these ``parts`` in this round, and send them back. The packet may lack what the device has."""
+    """Server to device: train these ``parts`` in this round, and send them back but for what stays at home. The packet may
+    lack what the device has."""
 
     round: int
     device: int
@@ -235,7 +269,8 @@ class RoundRecord:
     """One round of the whole federation; a line of ``rounds.jsonl``. Round 0 is the untrained global model.
 
     ``rank`` is the common one; ``simulated_s`` and ``simulated_j`` are the round's duration and the energy of all its
-    devices by the system model. They are there where rounds are planned; ``seconds`` is always the wall time.
+    devices by the system model. They are there where rounds are planned; ``seconds`` is always the wall time, and
+    ``server_seconds`` that of the rule's own work on the server.
     """
 
     round: int
@@ -251,6 +286,7 @@ class RoundRecord:
     rank: int | None = None
     simulated_s: float | None = None
     simulated_j: float | None = None
+    server_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line's keys and values."""

@@ -117,6 +117,33 @@ class FederationSettings:
     trim: float = key(0.1, "share of the updates cut at each end of every coordinate, with `trimmed_mean`; below 0.5", above=0)
     suspected: int = key(1, "how many updates of a round may be wild, with `krum`: f, of at least 2f + 3", minimum=0)
     norm_bound: float | None = key(None, "norm that a whole update may move by, with `norm_bound`", above=0)
+    sketch_ratios: tuple[float, ...] | Draw | None = key(
+        None,
+        "with `fslora`, in place of `ranks`: the share of the global rank that each device gets, listed or drawn",
+        above=0,
+        maximum=1,
+    )
+    sketch: str = key(
+        "per_module",
+        "how `fslora` draws the rows of a device: a set of its own for every module, or one `shared` by all",
+        choices=("per_module", "shared"),
+    )
+    pruning: float = key(
+        1.0,
+        "γ of `hetlora`: a device of rank r whose part beyond ⌊γr⌋ has shrunk goes on at that rank; the paper has 0.99, and 1 "
+        "never prunes",
+        above=0,
+        maximum=1,
+    )
+    pruning_penalty: float = key(0.01, "its λ, on the part beyond ⌊γr⌋", minimum=0)
+    download_density: float = key(
+        0.25, "share of the factors' numbers that a device is sent, the largest, with `flasc`", above=0, maximum=1
+    )
+    upload_density: float = key(0.25, "share of its changes that a device sends, the largest, with `flasc`", above=0, maximum=1)
+    sparse_rounds: int = key(2, "first rounds, in which `slora` trains a random part of the weights themselves", minimum=1)
+    sparse_density: float | None = key(
+        None, "share of the weights in that part; default as many as the factors have numbers", above=0, maximum=1
+    )
     max_failed_rounds: int = key(3, "stop after this many rounds in a row without one usable update", minimum=1)
 
 
@@ -135,6 +162,7 @@ class TrainingSettings:
     schedule: str = key("constant", "decay of the rate over the whole run", choices=("constant", "linear", "cosine"))
     max_grad_norm: float = key(1.0, "clip the gradient to this norm; 0 leaves it", minimum=0)
     proximal: float = key(0.0, "FedProx: μ of μ/2·‖θ − θ_received‖², added to the loss; 0 leaves it out", minimum=0)
+    scaffold: bool = key(False, "SCAFFOLD: control variates correct each gradient, and travel both ways; for plain sgd")
     dropout: bool = key(False, "the frozen base's dropout in the tail; LoRA's own is `adapter.dropout`")
     precision: str = key("fp32", "autocast of the tail", choices=("fp32", "bf16", "fp16"))
     target_accuracy: float = key(0.0, "stop when the test accuracy reaches it; 0 never stops", minimum=0, maximum=1)

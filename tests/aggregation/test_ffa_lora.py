@@ -16,9 +16,8 @@ from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.records import PARTS, AdapterSize, Factors, Packet, Update
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.round import initial_result, run_round
-from fedfit.simulation.in_process import InProcessLink
 from fedfit.simulation.run import Simulation, run
-from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
+from tests.builders import link_of, random_update, same_bits, tiny_recipe, tiny_simulation
 
 RULE = FfaLora()
 
@@ -126,7 +125,7 @@ def test_a_never_travels_and_half_the_bytes_of_the_factors_are_saved(tiny_bert: 
 
 def test_a_device_that_did_not_draw_a_cannot_take_part(tiny_bert: Path) -> None:
     made = simulation(tiny_bert)
-    link = InProcessLink(made.client, made.codec, made.train, made.parts)  # nothing of its own
+    link = link_of(made, own=False)  # nothing of its own
     federation = Federation(made.rule, made.codec, link, made.score, [16] * 3, 3, 0, made.recipe.adapter.size, [2] * 3)
     result = run_round(federation, initial_result(federation, made.initial).state, 1)
     assert ["['b', 'head'] alone" in str(device.refused) for device in result.devices] == [True] * 3

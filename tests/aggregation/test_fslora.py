@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from fedfit.aggregation.base import Rule, named_tensors
 from fedfit.aggregation.fedavg import FedAvg
 from fedfit.aggregation.fslora import FsLora
 from fedfit.aggregation.resize import resize_update
+from fedfit.aggregation.rules import make_rule
 from fedfit.codecs.safetensors import SafetensorsCodec
-from fedfit.records import AdapterSize, Factors, Origin, RoundResult, Update
+from fedfit.records import AdapterSize, Factors, Origin, RoundResult, Task, Update
 from fedfit.rounds.client import Client
-from fedfit.settings import TrainingSettings
+from fedfit.settings import FederationSettings, Recipe, TrainingSettings
 from fedfit.simulation.run import run
+from tests.aggregation.watching import Recording
 from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
 
 RULE: Rule = FsLora()
@@ -130,6 +133,22 @@ def test_one_index_set_for_all_modules() -> None:
     drawn = [sketches(8, seed, wide, rule) for seed in range(10)]
     assert all(one[MODULES[0]] == one[MODULES[1]] for one in drawn)
     assert len({tuple(one[MODULES[0]]) for one in drawn}) == 10
+
+
+@pytest.mark.parametrize(("sketch", "sets"), [("per_module", 4), ("shared", 1)])
+def test_a_recipe_chooses_one_set_or_one_a_module(sketch: str, sets: int, tiny_bert: Path) -> None:
+    """Over the air: what each of three devices is sent in a round, found again among the rows of the whole."""
+    recipe = tiny_recipe(tiny_bert, adapter={"rank": 16}, federation={"rule": "fslora", "sketch": sketch, "ranks": (8, 8, 8)})
+    made = tiny_simulation(recipe, None)
+    made.codec = codec = Recording()
+    assert all(result.record.refused == 0 for result in islice(run(made), 2))
+    chosen = []
+    for packet in codec.packets[::2]:  # down, up, down, up …
+        pairs = [(pair, made.initial.factors[name]) for name, pair in codec.decode(packet).factors.items()]
+        chosen.append({tuple(sketch_of(pair, whole)) for pair, whole in pairs})
+    assert [len(own) for own in chosen] == [sets] * 3
+    assert len(set().union(*chosen)) == 3 * sets, "each device has its own"
+    assert type(make_rule(Recipe(federation=FederationSettings(rule="fslora")), 3)) is FsLora
 
 
 def test_every_set_is_equally_likely() -> None:
@@ -426,7 +445,7 @@ def test_the_twin_agrees_on_a_real_transformer(momentum: float, tiny_bert: Path)
     chosen = sketches(2, 9, state)
 
     def train(received: Update) -> Update:
-        return client.train(received, simulation.train, simulation.parts[0], 1, 0)
+        return client.train(Task(received), simulation.train, simulation.parts[0], 1, 0)
 
     small, slow = train(sent_to(2, 9, state)), train(masked(state, chosen, 2))
     assert small.metrics["steps"] >= 4

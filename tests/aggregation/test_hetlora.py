@@ -17,9 +17,8 @@ from fedfit.aggregation.hetlora import HetLora, product_norm
 from fedfit.aggregation.resize import resize_update
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.records import AdapterSize, Factors, Order, RoundResult, Update
-from fedfit.simulation.in_process import InProcessLink
 from fedfit.simulation.run import Simulation, run
-from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
+from tests.builders import link_of, random_update, same_bits, tiny_recipe, tiny_simulation
 
 RULE: Rule = HetLora()
 RANK, SCALE = 4, 1.5
@@ -372,7 +371,7 @@ def test_a_federation_of_mixed_ranks(tiny_bert: Path) -> None:
 def test_a_changed_state_changes_what_devices_send_back(tiny_bert: Path) -> None:
     """A change of a row that a device holds reaches it, one beyond its rank does not."""
     made = simulation(tiny_bert, (2, 2, 2))
-    link = InProcessLink(made.client, made.codec, made.train, made.parts, made.initial)
+    link = link_of(made)
 
     def uploaded(state: Update) -> Update:
         order = Order(1, 0, made.codec.encode(sent_to(2, state)))

@@ -14,7 +14,7 @@ from fedfit.aggregation.resize import resize_update
 from fedfit.aggregation.rolora import RoLora
 from fedfit.aggregation.rules import RULES
 from fedfit.codecs.safetensors import SafetensorsCodec
-from fedfit.records import PARTS, AdapterSize, Factors, Packet, Update
+from fedfit.records import PARTS, AdapterSize, Factors, Packet, Task, Update
 from fedfit.rounds.client import Client
 from fedfit.simulation.run import Simulation, run
 from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
@@ -108,7 +108,7 @@ def test_each_round_moves_one_factor_and_the_head(tiny_bert: Path) -> None:
 def test_a_first_round_that_trained_a_would_learn_the_head_alone(tiny_bert: Path) -> None:
     """Why the docstring puts B first: ∂A = s·Bᵀ·G·… is zero where B is, and SGD leaves A where it was."""
     made = simulation(tiny_bert, training={"optimizer": "sgd", "weight_decay": 0.0})
-    update = made.client.train(made.initial, made.train, made.parts[0], 1, 0, frozenset({"a", "head"}))
+    update = made.client.train(Task(made.initial), made.train, made.parts[0], 1, 0, frozenset({"a", "head"}))
     assert all(torch.equal(pair.a, made.initial.factors[name].a) for name, pair in update.factors.items())
     assert not torch.equal(update.head["classifier.weight"], made.initial.head["classifier.weight"])
 
@@ -134,9 +134,9 @@ def test_a_device_that_missed_a_round_has_what_it_needs(tiny_bert: Path) -> None
     seen: list[Update] = []
 
     class Noting(Client):
-        def train(self, received: Update, *rest: Any) -> Update:  # type: ignore[override]
-            seen.append(received)
-            return super().train(received, *rest)
+        def train(self, task: Task, *rest: Any) -> Update:  # type: ignore[override]
+            seen.append(task.update)
+            return super().train(task, *rest)
 
     made.client = Noting(made.model, made.trunk, made.recipe.training, made.recipe.seed, 4)
     results = list(run(made))

@@ -21,7 +21,7 @@ from fedfit.aggregation.rolora import RoLora
 from fedfit.aggregation.rules import RULES, make_rule
 from fedfit.aggregation.server_optimizer import KINDS, ServerOptimizer
 from fedfit.records import AdapterSize, Factors, Origin, RoundResult, ServerState, Update
-from fedfit.settings import FederationSettings
+from fedfit.settings import FederationSettings, Recipe
 from fedfit.simulation.run import run
 from fedfit.tracking.checkpoint import Checkpoints
 from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
@@ -334,7 +334,7 @@ def test_the_contract_is_that_of_the_inner_rule(rule: Rule) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_of_the_table_is_kept_to_the_bit_or_refused(name: str) -> None:
     """Also rules whose devices hold a part of the rank: what comes back then has another shape than the state."""
-    rule = make_rule(FederationSettings(rule=name))
+    rule = make_rule(Recipe(federation=FederationSettings(rule=name)), 3)
     if not rule.keeps_pair:
         with pytest.raises(ValueError, match="keeps no pair of factors"):
             ServerOptimizer(rule, "sgd", 1.0)
@@ -345,7 +345,9 @@ def test_every_rule_of_the_table_is_kept_to_the_bit_or_refused(name: str) -> Non
         updates = []
         for device, rank in ((0, 2), (1, 1 if rule.mixed_ranks else 2)):
             sent = rule.dispatch(plain, device, AdapterSize(rank, 2.0), seed=device)
-            updates.append(replace(only(set(rule.trains(number)), sent, number), origin=Origin(device, device)))
+            task = rule.receive(sent, None)
+            reply, _ = rule.send(task, only(set(rule.trains(number)), task.update, number), None)
+            updates.append(replace(reply, origin=Origin(device, device)))
         state, plain = optimizer.apply(state, updates), rule.apply(plain, updates)
         assert same_bits(optimizer.adapter(state), rule.adapter(plain))
         moved = moving.apply(moved, updates)

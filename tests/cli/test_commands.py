@@ -176,7 +176,8 @@ def test_a_wrong_recipe_tells_every_fault(world: World, tmp_path: Path) -> None:
     message = refused(*world.command(tmp_path / "run", *wrong), says=["the recipe has 4 faults:"])
     for line in (
         "adapter.rank = 99: the model's matrices have 32 rows; a higher rank than that adds nothing",
-        "federation.rule = 'fedavgg': did you mean 'fedavg'? choose one of fedavg, ffa_lora, rolora, hetlora, flexlora, fslora",
+        "federation.rule = 'fedavgg': did you mean 'fedavg'? choose one of fedavg, ffa_lora, rolora, hetlora, flexlora, "
+        "fslora, flora, fedex_lora, fedsa_lora, local_only, flasc, slora",
         "federation.devices_per_round = 9: there are 3 devices; lower it, or raise federation.devices",
         "data.train = 'no.csv': there is no such file; paths count from where the command is run",
     ):

@@ -134,3 +134,49 @@ def test_a_tensor_more_or_less_is_refused() -> None:
     for missing in ("layer.0.query.lora_A", "layer.1.query.lora_B"):
         fewer = {name: tensor for name, tensor in tensors.items() if name != missing}
         assert decode_or_refuse(save(fewer, metadata)) is None
+
+
+EXTRA = {
+    "step A layer.0.query": torch.tensor([[float("nan"), -0.0, 1e-45, float("inf"), 1 / 3]]),
+    "head.": torch.arange(6, dtype=torch.float64).reshape(2, 3) / 7,
+    "layer.0.query.lora_A": torch.tensor([1.5, -2.0], dtype=torch.float16),
+    "extra.": torch.tensor([1.5], dtype=torch.bfloat16),
+    "places": torch.tensor([3, 0, 2**60]),
+    "small": torch.tensor([-7, 255], dtype=torch.int32),
+    "bytes": torch.tensor([0, 255], dtype=torch.uint8),
+    "mask": torch.tensor([[True], [False]]),
+    "empty": torch.zeros(0, 4),
+    "scalar": torch.tensor(0.1),
+    "": torch.ones(1),
+}
+"""Of every type, under names that could be taken for those of other tensors."""
+
+
+@pytest.mark.parametrize(
+    "parts", [frozenset({"a", "b", "head"}), frozenset({"a", "head"}), frozenset({"head"}), frozenset[str]()], ids=sorted
+)
+def test_what_travels_beside_comes_back_to_the_bit_with_its_type(parts: frozenset[str]) -> None:
+    base, sent = random_update(1), replace(random_update(2), extra=EXTRA)
+    received = CODEC.decode(CODEC.encode(sent, parts), base, parts)
+    assert received.extra.keys() == EXTRA.keys()
+    for name, tensor in EXTRA.items():
+        mine = received.extra[name]
+        assert (mine.dtype, mine.shape) == (tensor.dtype, tensor.shape)
+        assert mine.view(torch.uint8).tolist() == tensor.view(torch.uint8).tolist() if tensor.dim() else mine == tensor
+    assert received.factors.keys() == sent.factors.keys()
+    for group, wanted in (("a", sent if "a" in parts else base), ("b", sent if "b" in parts else base)):
+        assert all(torch.equal(getattr(p, group), getattr(wanted.factors[n], group)) for n, p in received.factors.items())
+    assert received.head.keys() == sent.head.keys()
+
+
+def test_tensors_beside_cost_their_bytes_and_nothing_where_there_are_none() -> None:
+    plain = random_update()
+    assert CODEC.encode(replace(plain, extra={})) == CODEC.encode(plain)
+    assert CODEC.decode(CODEC.encode(plain)).extra == {}
+    more = CODEC.encode(replace(plain, extra={"x": torch.zeros(1000, dtype=torch.int32)}))
+    assert 4 * 1000 <= more.size_bytes - len(WHOLE) < 4 * 1000 + 100
+
+
+def test_a_tensor_beside_that_is_a_view_travels_as_it_looks() -> None:
+    turned = torch.arange(12.0).reshape(3, 4).T
+    assert torch.equal(CODEC.decode(CODEC.encode(replace(random_update(), extra={"x": turned}))).extra["x"], turned)

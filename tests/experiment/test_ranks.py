@@ -9,7 +9,8 @@ from fedfit.errors import RecipeError
 from fedfit.experiment.load import parse_recipe, to_toml
 from fedfit.experiment.validate import validate, validate_offline
 from fedfit.settings import Recipe
-from fedfit.simulation.run import device_ranks, run
+from fedfit.simulation.ranks import device_ranks
+from fedfit.simulation.run import run
 from tests.builders import tiny_recipe, tiny_simulation
 
 MIXED = [name for name, rule in RULES.items() if rule.mixed_ranks]
@@ -126,10 +127,29 @@ def test_what_is_no_list_and_no_draw_is_refused(ranks: str) -> None:
     assert {fault.key.split("[")[0] for fault in caught.value.faults} == {"federation.ranks"}
 
 
-@pytest.mark.parametrize("policy", ["fixed", "joint", "per_device", "random_frequency"])
-def test_a_plan_and_ranks_are_one_too_many(policy: str) -> None:
+@pytest.mark.parametrize("policy", ["joint", "per_device", "random_frequency"])
+def test_a_plan_that_gives_ranks_and_ranks_are_one_too_many(policy: str) -> None:
     found = remedies(recipe("federation.ranks=[1, 2, 3]", f"plan.policy={policy}"))
     assert f"the plan gives the ranks (plan.policy = '{policy}'); remove one" in found["federation.ranks"]
+
+
+def test_a_fixed_plan_charges_the_ranks_that_are_given(tiny_bert: Path) -> None:
+    """Eq. 5 and 4: a device's uplink takes bits ∝ its rank; the common rank is none."""
+    made = tiny_simulation(
+        tiny_recipe(
+            tiny_bert,
+            federation={"rule": "flexlora", "ranks": (1, 2, 4), "rounds": 1},
+            adapter={"rank": 4},
+            plan={"policy": "fixed", "count": "formula"},
+        ),
+        None,
+    )
+    last = list(run(made))[-1]
+    assert last.record.rank is None
+    assert [device.rank for device in last.devices] == [1, 2, 4]
+    costs = [device.cost for device in last.devices]
+    bits = [cost.formula.uplink_s * cost.link.uplink_bits_per_s for cost in costs if cost is not None]
+    assert bits == pytest.approx([bits[0], 2 * bits[0], 4 * bits[0]])
 
 
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.fixed_rank])
@@ -148,3 +168,45 @@ def test_all_faults_at_once(tiny_bert: Path) -> None:
     told = [fault.remedy for fault in caught.value.faults]
     assert len(told) == 3
     assert {fault.key for fault in caught.value.faults} == {"federation.ranks"}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "ranks"),
+    [
+        ("[0.125, 0.5, 1]", [2, 8, 16]),
+        ("[0.01, 0.3, 0.99]", [1, 5, 16]),  # 0.16 → 1 at least; 4.8 → 5; 15.84 → 16
+        ("{choice = [0.25]}", [4, 4, 4]),
+    ],
+)
+def test_a_sketch_ratio_is_a_share_of_the_global_rank(ratios: str, ranks: list[int]) -> None:
+    made = recipe(f"federation.sketch_ratios={ratios}", rule="fslora", rank=16)
+    assert remedies(made) == {}
+    assert device_ranks(made) == ranks
+    assert parse_recipe(to_toml(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        (("federation.sketch_ratios=[0, 0.5, 1]",), "each must be above 0 and at most 1"),
+        (("federation.sketch_ratios=[0.5, 0.5, 1.5]",), "each must be above 0 and at most 1"),
+        (("federation.sketch_ratios={uniform = [0, 1]}",), "must be above 0"),
+        (("federation.sketch_ratios={choice = [0.5, 2]}",), "must be at most 1"),
+        (("federation.sketch_ratios=[0.5, 1]",), "there are 3 devices"),
+        (("federation.sketch_ratios=[0.5, 1, 1]", "federation.ranks=[1, 2, 3]"), "federation.ranks gives the ranks already"),
+        (("federation.sketch_ratios=[0.5, 1, 1]", "plan.policy=per_device"), "the plan gives the ranks"),
+    ],
+)
+def test_a_sketch_ratio_that_makes_no_sense_is_told(overrides: tuple[str, ...], remedy: str) -> None:
+    assert any(remedy in said for said in remedies(recipe(*overrides, rule="fslora"))["federation.sketch_ratios"])
+
+
+def test_other_rules_read_no_sketch_ratio() -> None:
+    found = remedies(recipe("federation.sketch_ratios=[0.5, 1, 1]", rule="hetlora"))["federation.sketch_ratios"]
+    assert any("does not read it" in said for said in found)
+
+
+def test_a_plan_of_sketches_charges_them(tiny_bert: Path) -> None:
+    federation = {"rule": "fslora", "sketch_ratios": (0.25, 0.5, 1.0), "rounds": 1}
+    made = tiny_simulation(tiny_recipe(tiny_bert, federation=federation, adapter={"rank": 4}, plan={"policy": "fixed"}), None)
+    assert [device.rank for device in list(run(made))[-1].devices] == [1, 2, 4]

@@ -120,3 +120,37 @@ def test_keys_of_a_robust_mean_that_nothing_reads(robust: str, own: str) -> None
 def test_what_does_not_exist_is_told_elsewhere() -> None:
     assert faults("rule=fedavgg", "server_optimizer=adam", "robust=median") == {}
     assert faults("server_optimizer=adamw", "server_tau=0.1", "robust=mode", "trim=0.2") == {}
+
+
+OWN = {
+    "sketch": ("shared", "fslora"),
+    "pruning": (0.5, "hetlora"),
+    "pruning_penalty": (0.5, "hetlora"),
+    "download_density": (0.5, "flasc"),
+    "upload_density": (0.5, "flasc"),
+    "sparse_rounds": (1, "slora"),
+    "sparse_density": (0.5, "slora"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_keys_of_another_rule(rule: str) -> None:
+    """All at once: those of the rule itself are no fault, each other one names the rule that would read it."""
+    found = faults(f"rule={rule}", *(f"{key}={value}" for key, (value, _) in OWN.items()))
+    assert found == {
+        key: (value, f"rule = {rule!r} does not read it; remove it, or choose {owner}")
+        for key, (value, owner) in OWN.items()
+        if owner != rule
+    }
+
+
+def test_shrinking_ranks_have_no_moments() -> None:
+    remedy = "no server optimiser goes with devices' shrinking ranks; set it to 1"
+    assert faults("rule=hetlora", "pruning=0.99", "server_optimizer=adam") == {"pruning": (0.99, remedy)}
+    assert faults("rule=hetlora", "pruning=1.0", "server_optimizer=adam") == {}
+    assert faults("rule=hetlora", "pruning=0.99", "pruning_penalty=0.0") == {}
+
+
+def test_a_penalty_without_pruning() -> None:
+    remedy = "pruning = 1 never prunes, so nothing reads it; remove it, or set pruning below 1"
+    assert faults("rule=hetlora", "pruning_penalty=0.5") == {"pruning_penalty": (0.5, remedy)}

@@ -137,6 +137,26 @@ def test_a_reply_must_have_the_rank_and_the_scale_that_were_sent(tiny_bert: Path
             check_same_form(replace(sent, factors={**sent.factors, name: other}), sent)
 
 
+def test_what_travels_beside_must_have_the_form_that_is_expected(tiny_bert: Path) -> None:
+    plain = tiny_split(tiny_bert).adapter.snapshot()
+    beside = {"x": torch.zeros(2, 3), "places": torch.zeros(4, dtype=torch.int32)}
+    wanted = replace(plain, extra=beside)
+    check_same_form(replace(plain, extra={"places": torch.ones(4, dtype=torch.int32), "x": torch.ones(2, 3)}), wanted)
+    others: list[dict[str, torch.Tensor]] = [
+        {},
+        {"x": beside["x"]},
+        {**beside, "more": torch.zeros(1)},
+        {**beside, "x": torch.zeros(3, 2)},
+        {**beside, "x": torch.zeros(2, 3, dtype=torch.float64)},
+        {**beside, "places": torch.zeros(4, dtype=torch.int64)},
+    ]
+    for other in others:
+        with pytest.raises(UpdateRefused, match="extra tensors: got"):
+            check_same_form(replace(plain, extra=other), wanted)
+    with pytest.raises(UpdateRefused, match="extra tensors: got"):
+        check_same_form(wanted, plain)
+
+
 def test_a_frozen_head_refuses_a_sent_one(tiny_bert: Path) -> None:
     with_head = tiny_split(tiny_bert).adapter.snapshot()
     with pytest.raises(UpdateRefused, match="head"):

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fedfit.errors import UpdateRefused
 from fedfit.models.adapters import save_adapter
-from fedfit.records import Update
+from fedfit.records import Task, Update
 from fedfit.rounds.client import rate_factor
 from fedfit.settings import TrainingSettings
 from fedfit.simulation.run import Simulation
@@ -28,7 +28,7 @@ def simulation(folder: Path, **sections: Any) -> Simulation:
 
 
 def train(made: Simulation, device: int = 0, round_number: int = 1, start: Update | None = None) -> Update:
-    return made.client.train(start or made.initial, made.train, made.parts[device], round_number, device)
+    return made.client.train(Task(start or made.initial), made.train, made.parts[device], round_number, device)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_full_batch_step_of_sgd_is_that_step_on_the_whole_model(
 
 def test_weight_and_metrics(tiny_bert: Path) -> None:
     made = simulation(tiny_bert)
-    before = made.score(made.initial)
+    before = made.score(made.initial, 0)
     update = train(made)
     # 48 samples over 3 devices are 16, in batches of 8.
     assert update.weight == 16.0
@@ -121,7 +121,7 @@ def test_the_loss_is_the_mean_over_the_samples_seen(tiny_bert: Path) -> None:
     made = simulation(tiny_bert, training={"learning_rate": 1e-20, "optimizer": "sgd", "batch_size": 5})
     loss = train(made).metrics["train_loss"]
     made.test = made.train.select(made.parts[0])
-    assert loss == pytest.approx(made.score(made.initial).loss, rel=1e-5)
+    assert loss == pytest.approx(made.score(made.initial, 0).loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("noise", [{}, NOISY], ids=["without dropout", "with dropout"])
@@ -163,7 +163,7 @@ def test_dropout_is_on_only_when_asked_for(tiny_bert: Path) -> None:
     assert not same_bits(train(simulation(tiny_bert, adapter={"dropout": 0.3})), plain)
     made = simulation(tiny_bert, **NOISY)
     train(made)
-    assert made.score(made.initial) == made.score(made.initial), "training must leave the model in eval mode"
+    assert made.score(made.initial, 0) == made.score(made.initial, 0), "training must leave the model in eval mode"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -10,10 +10,9 @@ from safetensors.torch import load
 
 from fedfit.aggregation.base import named_tensors
 from fedfit.codecs.safetensors import SafetensorsCodec
-from fedfit.records import PARTS, Order, Update
-from fedfit.simulation.in_process import InProcessLink
+from fedfit.records import PARTS, Order, Task, Update
 from fedfit.simulation.run import Simulation
-from tests.builders import randomise, same_bits, tiny_recipe, tiny_simulation
+from tests.builders import link_of, randomise, same_bits, tiny_recipe, tiny_simulation
 
 CODEC = SafetensorsCodec()
 SUBSETS = [frozenset(some) for count in (1, 2, 3) for some in combinations(sorted(PARTS), count)]
@@ -30,7 +29,7 @@ def simulation(folder: Path, **sections: Any) -> Simulation:
 
 
 def train(made: Simulation, parts: frozenset[str] = PARTS, device: int = 0) -> Update:
-    return made.client.train(made.initial, made.train, made.parts[device], 1, device, parts)
+    return made.client.train(Task(made.initial), made.train, made.parts[device], 1, device, parts)
 
 
 def part_of(name: str) -> str:
@@ -100,7 +99,7 @@ def test_a_frozen_head_stays_out_of_it(tiny_bert: Path) -> None:
 def test_an_order_is_answered_with_its_parts(parts: frozenset[str], tiny_bert: Path) -> None:
     """The order holds B alone; what is not there is what the device drew. The reply holds what was trained."""
     made = simulation(tiny_bert)
-    link = InProcessLink(made.client, CODEC, made.train, made.parts, made.initial)
+    link = link_of(made)
     order = Order(1, 0, CODEC.encode(made.initial, frozenset("b")), parts)
     (reply,) = link.exchange([order])
     assert reply.packet is not None
@@ -114,7 +113,7 @@ def test_an_order_is_answered_with_its_parts(parts: frozenset[str], tiny_bert: P
 
 def test_an_order_that_lacks_what_the_device_does_not_have_is_refused(tiny_bert: Path) -> None:
     made = simulation(tiny_bert)
-    link = InProcessLink(made.client, CODEC, made.train, made.parts)
+    link = link_of(made, own=False)
     (reply,) = link.exchange([Order(1, 0, CODEC.encode(made.initial, frozenset("b")))])
     assert reply.packet is None
     assert "alone" in str(reply.refusal)

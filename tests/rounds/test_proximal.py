@@ -11,7 +11,7 @@ from torch.nn import functional
 from fedfit.aggregation.base import named_tensors
 from fedfit.data.batches import training_batches
 from fedfit.randomness import derive_seed
-from fedfit.records import PARTS, Update
+from fedfit.records import PARTS, Task, Update
 from fedfit.rounds import client
 from fedfit.rounds.client import add_pull
 from fedfit.simulation.run import Simulation
@@ -28,7 +28,7 @@ def simulation(folder: Path, **training: Any) -> Simulation:
 
 
 def train(made: Simulation, parts: frozenset[str] = PARTS) -> Update:
-    return made.client.train(made.initial, made.train, made.parts[0], 1, 0, parts)
+    return made.client.train(Task(made.initial), made.train, made.parts[0], 1, 0, parts)
 
 
 def slow_twin(made: Simulation, parts: frozenset[str] = PARTS) -> tuple[Update, float, float]:

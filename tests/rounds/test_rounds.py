@@ -12,14 +12,14 @@ from fedfit.aggregation.base import named_tensors
 from fedfit.aggregation.fedavg import FedAvg
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import TrainingStopped
-from fedfit.records import AdapterSize, Factors, Order, Packet, Reply, RoundResult, Score, Update
+from fedfit.records import AdapterSize, Factors, Order, Packet, Reply, RoundResult, Score, Task, Update
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.link import Link
 from fedfit.rounds.round import initial_result, run_round
 from fedfit.rounds.server import choose_devices
 from fedfit.simulation.in_process import InProcessLink
 from fedfit.simulation.run import Simulation, run
-from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
+from tests.builders import link_of, random_update, same_bits, tiny_recipe, tiny_simulation
 
 CODEC = SafetensorsCodec()
 STATE = random_update(9)
@@ -65,7 +65,7 @@ def trained(update: Update, device: int) -> Update:
 
 
 def federation(link: Link, devices_per_round: int = 3) -> Federation:
-    def score(adapter: Update) -> Score:
+    def score(adapter: Update, after_round: int) -> Score:
         return Score(0.5, 0.25, float(adapter.head["classifier.bias"].sum()))
 
     return Federation(FedAvg(), CODEC, link, score, SAMPLES, devices_per_round, 0, lambda rank: AdapterSize(rank, 2.0), [2] * 9)
@@ -199,7 +199,7 @@ def test_orders_are_drawn_one_at_a_time() -> None:
 
 def results(simulation: Simulation, link: Callable[[InProcessLink], Link] | None = None) -> list[RoundResult]:
     settings = simulation.recipe.federation
-    plain = InProcessLink(simulation.client, simulation.codec, simulation.train, simulation.parts)
+    plain = link_of(simulation)
     federation = Federation(
         simulation.rule, simulation.codec, link(plain) if link else plain, simulation.score,
         [len(part) for part in simulation.parts], settings.devices_per_round, simulation.recipe.seed,
@@ -226,7 +226,9 @@ def test_the_order_of_the_devices_changes_no_bit_of_the_global_model(noise: dict
     assert [device.device for device in reverse[1].devices] == [2, 1, 0]
     for mine, other in zip(straight, reverse, strict=True):
         assert same_bits(mine.state, other.state)
-        assert replace(mine.record, seconds=0, train_loss=0) == replace(other.record, seconds=0, train_loss=0)
+        assert replace(mine.record, server_seconds=None, seconds=0, train_loss=0) == replace(
+            other.record, server_seconds=None, seconds=0, train_loss=0
+        )
     head = straight[-1].state.head["classifier.weight"]
     assert not torch.equal(head, straight[0].state.head["classifier.weight"])
 
@@ -235,7 +237,7 @@ def test_one_device_alone_is_the_global_model(tiny_bert: Path) -> None:
     recipe = tiny_recipe(tiny_bert, federation={"devices": 1, "devices_per_round": 1, "rounds": 1})
     (_, after) = results(tiny_simulation(recipe, None))
     fresh = tiny_simulation(recipe, None)
-    assert same_bits(after.state, fresh.client.train(fresh.initial, fresh.train, fresh.parts[0], 1, 0))
+    assert same_bits(after.state, fresh.client.train(Task(fresh.initial), fresh.train, fresh.parts[0], 1, 0))
 
 
 def poison(simulation: Simulation, device: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +263,7 @@ def test_a_nan_loss_is_refused_and_the_others_go_on(tiny_bert: Path, monkeypatch
         assert result.record.refused == 1
         assert all(bool(torch.isfinite(tensor).all()) for tensor in named_tensors(result.state).values())
     clean = tiny_simulation(recipe, None)
-    sound = [clean.client.train(clean.initial, clean.train, clean.parts[device], 1, device) for device in (0, 2)]
+    sound = [clean.client.train(Task(clean.initial), clean.train, clean.parts[device], 1, device) for device in (0, 2)]
     assert same_bits(rounds[1].state, FedAvg().apply(clean.initial, sound))
 
 

@@ -9,6 +9,7 @@ import torch
 
 from fedfit.aggregation.rules import RULES
 from fedfit.experiment.load import parse_recipe
+from fedfit.records import Task
 from fedfit.simulation.run import is_uniform, run
 from tests.builders import tiny_recipe, tiny_simulation
 
@@ -37,7 +38,7 @@ def test_the_global_head_is_that_mean(name: str, weighting: str, weights: list[f
     after = made.rule.adapter(list(islice(run(made), 2))[-1].state)
     fresh = tiny_simulation(recipe, None, parts=PARTS)
     updates = [
-        fresh.client.train(fresh.initial, fresh.train, part, 1, device, fresh.rule.trains(1))
+        fresh.client.train(Task(fresh.initial), fresh.train, part, 1, device, fresh.rule.trains(1))
         for device, part in enumerate(PARTS)
     ]
     for head, tensor in after.head.items():

@@ -10,7 +10,7 @@ import pytest
 
 from fedfit.errors import TrainingStopped
 from fedfit.fleet_settings import DeviceSettings
-from fedfit.records import Charge, DeviceRecord, RoundResult
+from fedfit.records import Charge, DeviceRecord, RoundResult, Task
 from fedfit.settings import Recipe
 from fedfit.simulation.run import run
 from tests.builders import HIDDEN, same_bits, tiny_recipe, tiny_simulation
@@ -171,7 +171,7 @@ def test_who_misses_the_deadline_is_charged_and_left_out_of_the_average(tiny_ber
     alone = tiny_simulation(
         replace(recipe, plan=Recipe().plan, fleet=Recipe().fleet, device=(), channel=Recipe().channel), None
     )
-    trained = [alone.client.train(start.state, alone.train, alone.parts[device], 1, device) for device in (0, 2)]
+    trained = [alone.client.train(Task(start.state), alone.train, alone.parts[device], 1, device) for device in (0, 2)]
     assert same_bits(after.state, alone.rule.apply(start.state, trained))
 
 

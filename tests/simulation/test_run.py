@@ -12,16 +12,15 @@ import torch
 
 from fedfit.records import RoundResult, Update
 from fedfit.rounds.client import Client
-from fedfit.simulation.in_process import InProcessLink
 from fedfit.simulation.run import Simulation, run
-from tests.builders import random_samples, same_bits, tiny_recipe, tiny_simulation
+from tests.builders import link_of, random_samples, same_bits, tiny_recipe, tiny_simulation
 
 
 def lines(results: list[RoundResult]) -> list[dict[str, Any]]:
     """Every line of ``rounds.jsonl`` and ``devices.jsonl``, but for the seconds."""
     records = [result.record.to_json() for result in results]
     records += [device.to_json() for result in results for device in result.devices]
-    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+    return [{name: value for name, value in record.items() if name not in ("seconds", "server_seconds")} for record in records]
 
 
 def federation(folder: Path, cache: Path | None, **sections: Any) -> Simulation:
@@ -176,7 +175,7 @@ def test_memory_does_not_grow_in_a_round_with_the_devices_before(tiny_bert: Path
 
 def test_the_link_keeps_nothing_of_a_reply(tiny_bert: Path) -> None:
     simulation = federation(tiny_bert, None)
-    link = InProcessLink(simulation.client, simulation.codec, simulation.train, simulation.parts)
+    link = link_of(simulation)
     before = set(vars(link))
     list(run(simulation))
     assert set(vars(link)) == before

@@ -97,12 +97,12 @@ def test_adapter_loads_with_plain_peft(
     base = tiny_models[family]
     run = world.run(tmp_path / "run", f"model.name={base}", f"adapter.head={head}", "federation.rounds=2")
     last = lines(run / "rounds.jsonl")[-1]
-    accuracy, loss = _score_by_peft(base, run / "adapter", world.test)
+    accuracy, loss = score_by_peft(base, run / "adapter", world.test)
     assert accuracy == last["test_accuracy"]
     assert loss == pytest.approx(last["test_loss"], rel=1e-5)  # an accuracy of few samples forgives much
 
 
-def _score_by_peft(base: Path, adapter: Path, test: Path) -> tuple[float, float]:
+def score_by_peft(base: Path, adapter: Path, test: Path) -> tuple[float, float]:
     """Accuracy and loss, as somebody who has never heard of fedfit would write it, padded to the longest text."""
     names = json.loads((adapter / "labels.json").read_text())
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(names))

@@ -65,7 +65,7 @@ def test_more_rounds_by_the_recipe_in_the_folder(world: World, reference: Path, 
     """Two rounds, then three: the same as three at once, since the rate is constant."""
     run = world.run(tmp_path / "run", "federation.rounds=2")
     recipe = run / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("rounds = 2", "rounds = 3"))
+    recipe.write_text(recipe.read_text().replace("\nrounds = 2", "\nrounds = 3"))
     assert outcome(resume(run)) == outcome(reference)
 
 

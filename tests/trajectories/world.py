@@ -126,7 +126,7 @@ def _refuse(word: str) -> None:
 
 def timeless(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows without what a clock says."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "server_seconds")} for row in rows]
 
 
 def outcome(run: Path) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from typing import Any, Protocol
 import torch
 
 from fedfit.errors import UpdateRefused
-from fedfit.records import AdapterSize, Factors, Update
+from fedfit.records import AdapterSize, Factors, Memory, Task, Update
 
 _MOST_SAMPLES = 2.0**53  # beyond it a weighted sum in float64 could overflow, and no device has as many
 
 
 class Rule(Protocol):
     """State in, state out; no state of its own. One update is in memory at a time, unless a rule says what it must keep.
+
+    ``receive`` and ``send`` run on the device, all else on the server.
 
     ``mixed_ranks`` says whether devices may train at different ranks, up to the global one, in one round. For a rule without
     it, a round whose rank differs begins with ``resize``, and all devices are sent that rank.
@@ -31,12 +33,27 @@ class Rule(Protocol):
     optimiser can keep moments of it."""
     known: frozenset[str]
     """Parts of what is dispatched that every device can derive itself, from the model's own initial draw."""
+    home: frozenset[str]
+    """Parts that never leave a device. There is then no one global model: each device has its own."""
 
     def trains(self, round_number: int) -> frozenset[str]:
-        """The parts, of ``a``, ``b`` and ``head``, that devices train and send back in this round."""
+        """The parts, of ``a``, ``b`` and ``head``, that devices train in this round."""
+
+    def gets(self, round_number: int) -> frozenset[str]:
+        """The parts that travel to devices as they are; the others are ``known``, ``home``, or travel in ``extra``."""
+
+    def sends(self, round_number: int) -> frozenset[str]:
+        """The parts that travel back as they are; what else is trained is ``home``, or travels in ``extra``."""
+
+    def room(self, adapter: Update) -> int:
+        """The highest rank that is ever loaded into the resident model, from the freshly drawn global adapter."""
 
     def init(self, adapter: Update) -> Any:
         """The server's state before the first round, from the freshly drawn global adapter."""
+
+    def begin(self, state: Any, round_number: int) -> Any:
+        """The state that this round goes on from. It is what stays where the round fails: then the next one begins from
+        the same state again, so what changes with the rounds is to be read from their number."""
 
     def resize(self, state: Any, size: AdapterSize, seed: int) -> Any:
         """The state with the global adapter at another rank; what was learned is kept as far as the rank can hold it."""
@@ -47,11 +64,35 @@ class Rule(Protocol):
         ``size`` is the global adapter's own, unless the rule is one for ``mixed_ranks``.
         """
 
+    def receive(self, received: Update, memory: Memory | None) -> Task:
+        """What the device trains from; ``memory`` is what it kept, ``None`` the first time.
+
+        Raises:
+            UpdateRefused: when what was sent does not fit what the device remembers.
+        """
+
+    def send(self, task: Task, trained: Update, memory: Memory | None) -> tuple[Update, Memory | None]:
+        """What the device sends back, and what it keeps; ``None`` where that is nothing."""
+
+    def expected(self, sent: Update, came: Update) -> Update:
+        """The form, names and shapes, that a reply to ``sent`` is held to; ``came`` may choose where there are several."""
+
     def apply(self, state: Any, updates: Iterable[Update]) -> Any:
         """The state after a round; unchanged when there is no update."""
 
     def adapter(self, state: Any) -> Update:
         """The global adapter that is evaluated and saved."""
+
+    def base(self, state: Any) -> Mapping[str, torch.Tensor]:
+        """What has been merged into the frozen weights, ``(output, input)`` by module."""
+
+    def extra_bytes(self, adapter: Update) -> int:
+        """The most that travels beside the parts of ``adapter``, in one packet of either direction."""
+
+
+def travelling(rule: Rule, rounds: int) -> frozenset[str]:
+    """The parts that go over the air in some round of ``rounds``, in either direction."""
+    return frozenset[str]().union(*(rule.gets(number) | rule.sends(number) for number in range(1, rounds + 1)))
 
 
 def named_tensors(update: Update) -> dict[str, torch.Tensor]:
@@ -73,7 +114,8 @@ def check_finite(update: Update) -> None:
     Raises:
         UpdateRefused: naming the first tensor that is not.
     """
-    for name, tensor in named_tensors(update).items():
+    extra = {f"extra {name}": tensor for name, tensor in update.extra.items() if tensor.is_floating_point()}
+    for name, tensor in (named_tensors(update) | extra).items():
         if not bool(torch.isfinite(tensor).all()):
             raise UpdateRefused(f"{name} is not finite; a lower training.learning_rate may help")
     if not 0 < update.weight <= _MOST_SAMPLES:

@@ -6,7 +6,7 @@ arXiv 2402.11505. A device gets the best factors of its rank of the global ``ΔW
     ΔW = Σ p_i s_i B_i A_i,   s·B·A = the nearest product of the global rank,   head = Σ p_i head_i,   p_i = n_i / Σ n_j
 
 The paper builds ``ΔW``. Here it stays in factors: the QR of the stacked ``[√p_i s_i B_i]`` and ``[√p_i A_i]`` and the SVD of a
-core of size Σr_i give the same.
+core of size Σr_i give the same. Where Σr_i reaches min(d, k), ΔW is no larger than the stack, and is what is decomposed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable
 import torch
 
 from fedfit.aggregation.fedavg import FedAvg
+from fedfit.aggregation.gather import gather
 from fedfit.aggregation.low_rank import nearest_factors
 from fedfit.aggregation.resize import resize_update
 from fedfit.records import AdapterSize, Factors, Update
@@ -39,27 +40,10 @@ class FlexLora(FedAvg):
 
     def apply(self, state: Update, updates: Iterable[Update]) -> Update:
         """The sums are formed in float64; the global rank and scale stay those of ``state``."""
-        total = 0.0
-        heads = {name: tensor.double().zero_() for name, tensor in state.head.items()}
-        received: dict[str, list[tuple[float, Factors]]] = {name: [] for name in state.factors}
-        for update in updates:
-            total += update.weight
-            _add_head(heads, update)
-            for name, pairs in received.items():
-                pairs.append((update.weight, update.factors[name]))
-            del update  # its head, before the next is made
-        if total == 0.0:
+        gathered = gather(updates, state)
+        if gathered is None:
             return state
-        factors = {
-            name: _mean_product([(weight / total, pair) for weight, pair in received[name]], old)
-            for name, old in state.factors.items()
-        }
-        return Update(factors, {name: (accumulated / total).to(state.head[name].dtype) for name, accumulated in heads.items()})
-
-
-def _add_head(sums: dict[str, torch.Tensor], update: Update) -> None:
-    for name, tensor in update.head.items():
-        sums[name].add_(tensor.double(), alpha=update.weight)
+        return Update({name: _mean_product(gathered.pairs[name], old) for name, old in state.factors.items()}, gathered.head)
 
 
 def _mean_product(shares: list[tuple[float, Factors]], old: Factors) -> Factors:

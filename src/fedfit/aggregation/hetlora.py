@@ -14,7 +14,7 @@ with p_i = 1: "sparsity-weighted aggregation". A recipe that asks for weights by
 * A row that no device of a round held becomes zero in A and in B, as the formula has it, and a pair of zeros gets no gradient:
   the rank is lost for good. Every round should have a device of the global rank.
 
-Left out: the paper's rank self-pruning, whose penalty ``λ‖B[:,⌊γr⌋:]‖·‖A[⌊γr⌋:]‖`` belongs into the loss of the device.
+Rank self-pruning, with ``federation.pruning`` below 1, is in ``hetlora_pruning``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class HetLora(FedAvg):
         """
         if all(len(pair.a) == size.rank for pair in state.factors.values()):
             return state
-        return Update({name: _truncated(pair, size.rank, name) for name, pair in state.factors.items()}, state.head)
+        return Update({name: truncated(pair, size.rank, name) for name, pair in state.factors.items()}, state.head)
 
     def apply(self, state: Update, updates: Iterable[Update]) -> Update:
         """Summed in float64 as updates come, and divided by the sum of the weights at the end: one update in memory."""
@@ -77,7 +77,12 @@ def product_norm(update: Update) -> float:
     return math.sqrt(max(squares, 0.0))  # rounding can leave a little below zero
 
 
-def _truncated(pair: Factors, rank: int, name: str) -> Factors:
+def truncated(pair: Factors, rank: int, name: str) -> Factors:
+    """The first ``rank`` rows of A and columns of B, views, at the scale of ``pair``; ``name`` is for the error.
+
+    Raises:
+        ValueError: for a rank below 1 or above that of ``pair``.
+    """
     if not 1 <= rank <= len(pair.a):
         raise ValueError(f"{name}: rank {rank} of a global adapter of rank {len(pair.a)}")
     return Factors(pair.a[:rank], pair.b[:, :rank], pair.scale)

@@ -38,7 +38,7 @@ def resize_factors(factors: Factors, size: AdapterSize, seed: int) -> Factors:
         return nearest_factors(factors.b.double() * factors.scale, factors.a.double(), size, factors)
     b = (factors.b.double() * (factors.scale / size.scale)).to(factors.b.dtype)
     added = size.rank - rank
-    a = torch.cat([factors.a, _fresh_rows(factors.a, added, seed)])
+    a = torch.cat([factors.a, fresh_rows(factors.a, added, seed)])
     return Factors(a, torch.cat([b, b.new_zeros(len(b), added)], dim=1), size.scale)
 
 
@@ -52,8 +52,8 @@ def _unchanged(old: Mapping[str, Factors], new: Mapping[str, Factors]) -> bool:
     return all(new[name] is pair for name, pair in old.items())
 
 
-def _fresh_rows(like: Tensor, count: int, seed: int) -> Tensor:
-    """``kaiming_uniform_`` with a = √5, as ``nn.Linear`` and PEFT have it: uniform within ±1/√k."""
+def fresh_rows(like: Tensor, count: int, seed: int) -> Tensor:
+    """``(count, input)`` by ``kaiming_uniform_`` with a = √5, as ``nn.Linear`` and PEFT have it: uniform within ±1/√k."""
     inputs = like.shape[1]
     rows = torch.rand(count, inputs, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return (rows / math.sqrt(inputs)).to(like)

@@ -22,7 +22,7 @@ move the factor that devices did not train, RoLoRA's mean would be exact at a po
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -69,7 +69,9 @@ class ServerOptimizer:
         self._rule, self._kind, self._rate = rule, kind, learning_rate
         self._beta1, self._beta2, self._tau = momentum, beta2, tau
         self.mixed_ranks, self.fixed_rank = rule.mixed_ranks, rule.fixed_rank
-        self.uniform, self.known = rule.uniform, rule.known
+        self.uniform, self.known, self.home = rule.uniform, rule.known, rule.home
+        self.receive, self.send, self.expected, self.extra_bytes = rule.receive, rule.send, rule.expected, rule.extra_bytes
+        self.gets, self.sends, self.room = rule.gets, rule.sends, rule.room
 
     def trains(self, round_number: int) -> frozenset[str]:
         """The inner rule's."""
@@ -78,6 +80,11 @@ class ServerOptimizer:
     def init(self, adapter: Update) -> ServerState:
         """The inner rule's, without moments."""
         return ServerState(self._rule.init(adapter))
+
+    def begin(self, state: ServerState, round_number: int) -> ServerState:
+        """The inner rule's, with the moments as they are."""
+        begun = self._rule.begin(state.adapter, round_number)
+        return state if begun is state.adapter else ServerState(begun, state.tensors, state.numbers)
 
     def resize(self, state: ServerState, size: AdapterSize, seed: int) -> ServerState:
         """The inner rule's. Moments of factors start anew when their size changes, for their coordinates have no meaning at
@@ -121,6 +128,10 @@ class ServerOptimizer:
     def adapter(self, state: ServerState) -> Update:
         """The global adapter."""
         return self._rule.adapter(state.adapter)
+
+    def base(self, state: ServerState) -> Mapping[str, Tensor]:
+        """The inner rule's."""
+        return self._rule.base(state.adapter)
 
     def _direction(self, name: str, change: Tensor, moments: dict[str, Tensor]) -> Tensor:
         """What η multiplies, from Δ_t and the moments of the tensor ``name``, which are brought up to date in ``moments``."""

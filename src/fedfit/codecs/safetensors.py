@@ -11,11 +11,12 @@ from safetensors.torch import load, save
 from fedfit.errors import UpdateRefused
 from fedfit.records import PARTS, Factors, Packet, Update
 
-_A, _B, _HEAD = ".lora_A", ".lora_B", "head."
+_A, _B, _HEAD, _EXTRA = ".lora_A", ".lora_B", "head.", "extra."
 
 
 class SafetensorsCodec:
-    """Lossless. Adapter factors are ``<module>.lora_A`` and ``.lora_B``, head tensors ``head.<name>``."""
+    """Lossless. Adapter factors are ``<module>.lora_A`` and ``.lora_B``, head tensors ``head.<name>``, others
+    ``extra.<name>``."""
 
     def encode(self, update: Update, parts: frozenset[str] = PARTS) -> Packet:
         """The bytes of a safetensors file."""
@@ -27,6 +28,7 @@ class SafetensorsCodec:
                 tensors[name + _B] = factors.b.contiguous()
         if "head" in parts:
             tensors |= {_HEAD + name: tensor.contiguous() for name, tensor in update.head.items()}
+        tensors |= {_EXTRA + name: tensor.contiguous() for name, tensor in update.extra.items()}
         scales = {name: factors.scale for name, factors in update.factors.items()}
         facts: dict[str, object] = {"scales": scales, "weight": update.weight, "metrics": dict(update.metrics)}
         if parts != PARTS:
@@ -55,6 +57,7 @@ class SafetensorsCodec:
                 )
                 for name in scales
             }
+            extra = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}
             if "head" in parts:
                 head = {name.removeprefix(_HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(_HEAD)}
             else:
@@ -64,7 +67,7 @@ class SafetensorsCodec:
             raise UpdateRefused(f"the packet is not a whole update: {error}") from error
         if tensors:
             raise UpdateRefused(f"the packet has unknown tensors: {sorted(tensors)}")
-        return Update(factors, head, weight, metrics)
+        return Update(factors, head, weight, metrics, extra=extra)
 
 
 def _of(base: Update | None) -> Update:

@@ -106,5 +106,5 @@ def _mixed_ranks(recipe: Recipe) -> Iterator[Fault]:
 
     rule = RULES.get(recipe.federation.rule)
     if recipe.plan.policy == "per_device" and rule is not None and not rule.mixed_ranks:
-        able = ", ".join(name for name, other in RULES.items() if other.mixed_ranks)
+        able = ", ".join(name for name, other in RULES.items() if other.mixed_ranks and not other.fixed_rank)
         yield Fault("federation.rule", recipe.federation.rule, f"averages one rank; with plan.policy per_device choose {able}")

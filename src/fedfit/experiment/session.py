@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedfit.aggregation.merged_base import folded
 from fedfit.errors import RunFolderError
 from fedfit.experiment.build import Experiment, build, environment, resolve_paths
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.validate import validate
 from fedfit.models.adapters import save_adapter
 from fedfit.models.load import locate
-from fedfit.records import RoundRecord, RoundResult
+from fedfit.records import RoundRecord, RoundResult, Task
 from fedfit.settings import Recipe
 from fedfit.simulation.run import run
+from fedfit.tracking.memories import DeviceMemories
 from fedfit.tracking.run_folder import RunFolder
 from fedfit.tracking.tensorboard import TensorBoard
 
@@ -34,6 +36,7 @@ class Session:
     ) -> None:
         self.folder, self.experiment, self.last, self.earlier = folder, experiment, last, earlier
         self.recipe = experiment.simulation.recipe
+        experiment.simulation.memories = DeviceMemories(folder.path / "devices")
 
     @classmethod
     def start(cls, recipe: Recipe, path: Path, *, force: bool = False) -> Session:
@@ -101,7 +104,10 @@ class Session:
         if self.last is None:
             return None
         simulation = self.experiment.simulation
-        simulation.model.adapter.load(simulation.rule.adapter(self.last.state))
+        adapter, base = simulation.rule.adapter(self.last.state), simulation.rule.base(self.last.state)
+        whole = folded(adapter, base)
+        simulation.model.adapter.make_room(max(len(pair.a) for pair in whole.factors.values()))
+        simulation.model.load(Task(whole))
         save = partial(save_adapter, simulation.model.model, base_model=locate(self.recipe.model.name))
         return self.folder.save_adapter(save, self.experiment.label_names)
 

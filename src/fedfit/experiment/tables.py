@@ -148,9 +148,8 @@ def _coerce(given: Any, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         member = get_args(kind)[0]
         items = [given] if isinstance(given, str) and member is str else given
-        if isinstance(items, list) and all(_coerce(part, member) is not _MISSING for part in items):
-            return tuple(items)
-        return _MISSING
+        parts = [_coerce(part, member) for part in items] if isinstance(items, list) else [_MISSING]
+        return _MISSING if _MISSING in parts else tuple(parts)
     if kind is Draw:
         return _draw(given)
     if kind is float and type(given) is int and abs(given) < 2**53:  # beyond, not every whole number is a float
@@ -171,7 +170,7 @@ def _draw(given: Any) -> Any:
 
 def _readable(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return {str: "a list of strings", int: "a list of whole numbers"}[get_args(kind)[0]]
+        return {str: "a list of strings", int: "a list of whole numbers", float: "a list of numbers"}[get_args(kind)[0]]
     if kind is Draw:
         return f"a distribution such as {{uniform = [low, high]}} ({', '.join(DRAWS)})"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[kind]

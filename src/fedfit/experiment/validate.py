@@ -8,6 +8,7 @@ from pathlib import Path
 from fedfit.errors import Fault, ModelError, RecipeError
 from fedfit.experiment.fleet_faults import plan_faults
 from fedfit.experiment.limits import choose, limit_faults
+from fedfit.experiment.rank_faults import rank_faults
 from fedfit.experiment.rule_faults import rule_faults
 from fedfit.settings import FILE_SOURCES, Recipe
 
@@ -102,7 +103,7 @@ def _federation(recipe: Recipe) -> Iterator[Fault]:
             federation.devices_per_round,
             f"there are {federation.devices} devices; lower it, or raise federation.devices",
         )
-    yield from _ranks(recipe)
+    yield from rank_faults(recipe)
     if training.momentum and training.optimizer != "sgd":
         yield Fault("training.momentum", training.momentum, f"{training.optimizer} has none; set optimizer to sgd, or it to 0")
     train_samples = recipe.data.train_samples
@@ -112,31 +113,6 @@ def _federation(recipe: Recipe) -> Iterator[Fault]:
             federation.devices,
             f"data.train_samples = {train_samples} is fewer; not every device can have one",
         )
-
-
-def _ranks(recipe: Recipe) -> Iterator[Fault]:
-    """``federation.ranks`` against the rule, the plan and the global rank."""
-    from fedfit.aggregation.rules import RULES
-
-    federation, rule = recipe.federation, RULES.get(recipe.federation.rule)
-    if rule is not None and rule.fixed_rank and recipe.plan.policy in ("joint", "random_frequency"):
-        yield Fault("plan.policy", recipe.plan.policy, f"{federation.rule} needs one rank from first to last; choose fixed")
-    ranks = federation.ranks
-    if ranks is None:
-        return
-    if rule is not None and not rule.mixed_ranks:
-        able = ", ".join(name for name, other in RULES.items() if other.mixed_ranks)
-        yield Fault("federation.ranks", ranks, f"{federation.rule} averages one rank; choose {able}, or remove it")
-    if recipe.plan.policy != "none":
-        yield Fault("federation.ranks", ranks, f"the plan gives the ranks (plan.policy = {recipe.plan.policy!r}); remove one")
-    if isinstance(ranks, tuple) and len(ranks) != federation.devices:
-        yield Fault("federation.ranks", list(ranks), f"there are {federation.devices} devices; give each its rank")
-    highest = max(ranks if isinstance(ranks, tuple) else ranks.values[: 1 if ranks.kind == "lognormal" else None], default=1)
-    if highest > recipe.adapter.rank:
-        remedy = f"adapter.rank = {recipe.adapter.rank} is the global one, and no device can have more; raise it"
-        yield Fault("federation.ranks", list(ranks) if isinstance(ranks, tuple) else ranks, remedy)
-    if isinstance(ranks, tuple) and min(ranks, default=1) < 1:
-        yield Fault("federation.ranks", list(ranks), "must be at least 1")
 
 
 def _adapter(recipe: Recipe) -> Iterator[Fault]:

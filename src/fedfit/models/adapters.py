@@ -96,8 +96,18 @@ class AdapterState:
 
     def parameters(self) -> list[nn.Parameter]:
         """Every trainable parameter, in a fixed order."""
-        pairs = [parameter for pair in self._pairs.values() for parameter in (pair.a, pair.b)]
-        return [*pairs, *self.head.values()]
+        return list(self.named_parameters().values())
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Every trainable parameter by its name in ``aggregation.base.named_tensors``, in a fixed order."""
+        pairs = {f"{name} {end}": getattr(pair, end.lower()) for name, pair in self._pairs.items() for end in "AB"}
+        return pairs | {f"head {name}": parameter for name, parameter in self.head.items()}
+
+    def make_room(self, rank: int) -> None:
+        """Lets ranks up to ``rank`` be loaded; an optimiser made before is of no use after it."""
+        for pair in self._pairs.values():
+            pair.make_room(rank)
+        self.rank = max(self.rank, rank)
 
     def train_only(self, parts: frozenset[str]) -> list[nn.Parameter]:
         """Lets gradients reach ``parts`` of ``a``, ``b`` and ``head`` alone; returns their parameters, in a fixed order."""
@@ -148,7 +158,8 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check_same_form(update: Update, reference: Update) -> None:
-    """Holds ``update`` to the names, shapes, types and scales of ``reference``; strict on both sides.
+    """Holds ``update`` to the names, shapes, types and scales of ``reference``, what travels beside included; strict on both
+    sides.
 
     Raises:
         UpdateRefused: naming the first tensor that is missing, unknown or of another shape or type.
@@ -160,6 +171,13 @@ def check_same_form(update: Update, reference: Update) -> None:
             raise UpdateRefused(
                 f"{name}: {_pair_form(factors)}; wanted A {_form(known.a)}, B {_form(known.b)}, scale {known.scale}"
             )
+    _check_extra(update, reference)
+
+
+def _check_extra(update: Update, reference: Update) -> None:
+    there, wanted = ({name: _form(tensor) for name, tensor in each.extra.items()} for each in (update, reference))
+    if there != wanted:
+        raise UpdateRefused(f"extra tensors: got {there}, wanted {wanted}")
 
 
 def check_loadable(update: Update, resident: Update, most: int) -> None:

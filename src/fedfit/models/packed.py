@@ -21,14 +21,18 @@ _ROWS_HINT = 1600  # rows of a typical batch; guides the choice of blocks, any n
 class PackedLinear(nn.Linear):
     """``nn.Linear`` with a frozen float32 weight; parameters and their names stay as they were.
 
-    Do not change the weight afterwards: the packed copies would not follow.
+    Who changes the weight afterwards calls ``pack``: the packed copies do not follow by themselves.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        weight = linear.weight.detach()
+        self.pack()
+
+    def pack(self) -> None:
+        """Lays out the weight as it is now."""
+        weight = self.weight.detach()
         self.forward_weight = _pack(weight)
         self.backward_weight = _pack(weight.t().contiguous())
 

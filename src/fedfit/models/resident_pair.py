@@ -48,6 +48,15 @@ class ResidentPair:
         self.a.copy_(factors.a)
         self.b.copy_(factors.b)
 
+    def make_room(self, rank: int) -> None:
+        """Room for ranks up to ``rank``; the pair itself stays as it is."""
+        a, b = self.a.data, self.b.data
+        if rank * a.shape[1] > self._rooms[0].numel():
+            self._rooms = a.new_empty(rank * a.shape[1]), b.new_empty(rank * b.shape[0])
+            self._set_rank(len(a))
+            self.a.data.copy_(a)
+            self.b.data.copy_(b)
+
     def _set_rank(self, rank: int) -> None:
         shapes = (rank, self.a.shape[1]), (self.b.shape[0], rank)
         for parameter, room, shape in zip((self.a, self.b), self._rooms, shapes, strict=True):

@@ -17,7 +17,9 @@ from fedfit.models.families import Family, attention_mask, family_of
 from fedfit.models.layers import select_layers
 from fedfit.models.load import load_model
 from fedfit.models.packed import can_pack, pack_frozen
+from fedfit.models.resident_base import ResidentBase
 from fedfit.randomness import derive_seed
+from fedfit.records import Task
 from fedfit.settings import AdapterSettings
 
 
@@ -40,7 +42,17 @@ class SplitModel:
         if can_pack(device):  # the tail alone: the trunk's rows must not depend on how many there are
             for layer in self._tail_layers:
                 pack_frozen(layer)
+        self._merged = ResidentBase(model)  # of the layers as they are now
         self.train_mode(False)
+
+    def load(self, task: Task) -> None:
+        """Adapter and frozen weights become those of ``task``.
+
+        Raises:
+            UpdateRefused: when they do not fit the model.
+        """
+        self._merged.load(task.base)
+        self.adapter.load(task.update)
 
     @torch.no_grad()
     def trunk(self, ids: Tensor, types: Tensor | None) -> Tensor:

@@ -121,8 +121,8 @@ def paper_work(
     return Work(-cycles, 2 * cycles, np.full(len(fleet), float(bits_fixed)), np.full(len(fleet), sums * bits_per_parameter))
 
 
-def make_problem(fleet: Fleet, links: Links, work: Work, deadline_s: float, max_rank: int) -> Problem:
-    """Puts devices, radio, work and limits together."""
+def make_problem(fleet: Fleet, links: Links, work: Work, deadline_s: float, max_rank: int | np.ndarray) -> Problem:
+    """Puts devices, radio, work and limits together; ``max_rank`` of all, or of each."""
     return Problem(
         cycles_fixed=work.cycles_fixed,
         cycles_per_rank=work.cycles_per_rank,

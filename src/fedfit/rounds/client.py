@@ -16,7 +16,8 @@ from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 from fedfit.randomness import derive_seed
-from fedfit.records import PARTS, Update
+from fedfit.records import PARTS, Task, Update
+from fedfit.rounds.guide import Guide
 from fedfit.settings import TrainingSettings
 
 
@@ -39,7 +40,7 @@ class Client:
 
     def train(
         self,
-        received: Update,
+        task: Task,
         samples: Samples,
         indices: np.ndarray,
         round_number: int,
@@ -50,7 +51,8 @@ class Client:
 
         Returns:
             The trained update: weight is the number of samples, metrics are ``steps`` and ``train_loss`` (mean
-            cross-entropy in nats a sample seen, without the term of ``training.proximal``).
+            cross-entropy in nats a sample seen, without the terms of ``training.proximal`` and of ``task.penalty``); with a
+            ``task.correction`` also ``learning_rate_sum``, over the steps.
 
         Raises:
             UpdateRefused: when the loss is not finite.
@@ -62,8 +64,9 @@ class Client:
         )
         batches = [indices[batch] for batch in plan]
         self._trunk.prepare(samples, np.unique(np.concatenate(batches)))
-        model.adapter.load(received)
+        model.load(task)
         trained = model.adapter.train_only(parts)
+        guide = Guide(task, model.adapter)
         anchors = [parameter.detach().clone() for parameter in trained] if settings.proximal > 0 else []
         optimizer = make_optimizer(trained, settings)
         scaler = torch.amp.GradScaler(model.device.type, enabled=settings.precision == "fp16")
@@ -75,14 +78,18 @@ class Client:
                 progress = (round_number - 1 + step / len(batches)) / self._rounds
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * rate_factor(progress, settings)
-                total_loss += self._step(samples, batch, optimizer, scaler, anchors) * len(batch)
+                total_loss += self._step(samples, batch, optimizer, scaler, anchors, guide) * len(batch)
+                guide.rate_sum += optimizer.param_groups[0]["lr"]
                 seen += len(batch)
                 self.steps_done += 1
         model.train_mode(False)
         train_loss = float(total_loss) / seen
         if not math.isfinite(train_loss):
             raise UpdateRefused(f"the training loss became {train_loss}; a lower training.learning_rate may help")
-        return model.adapter.snapshot(float(len(indices)), {"steps": len(batches), "train_loss": train_loss})
+        metrics = {"steps": len(batches), "train_loss": train_loss}
+        if task.correction:
+            metrics["learning_rate_sum"] = guide.rate_sum
+        return model.adapter.snapshot(float(len(indices)), metrics)
 
     def _step(
         self,
@@ -91,6 +98,7 @@ class Client:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         anchors: Sequence[torch.Tensor],
+        guide: Guide,
     ) -> torch.Tensor:
         model, settings = self._model, self._settings
         hidden, lengths = self._trunk.batch(samples, batch)
@@ -99,12 +107,14 @@ class Client:
             loss = functional.cross_entropy(model.tail(hidden, lengths).float(), labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if settings.proximal > 0 or settings.max_grad_norm > 0:
+        if settings.proximal > 0 or settings.max_grad_norm > 0 or guide.acts:
             scaler.unscale_(optimizer)
+        guide.before_clipping()
         if settings.proximal > 0:
             add_pull(trained_parameters(optimizer), anchors, settings.proximal)
         if settings.max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(trained_parameters(optimizer), settings.max_grad_norm)
+        guide.after_clipping()
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from fedfit.aggregation.base import check_finite
 from fedfit.errors import UpdateRefused
 from fedfit.models.adapters import check_same_form
 from fedfit.randomness import derive_seed
-from fedfit.records import PARTS, DeviceRecord, Order, Origin, Plan, Reply, Update
+from fedfit.records import DeviceRecord, Order, Origin, Plan, Reply, Update
 from fedfit.rounds.federation import Federation
 
 
@@ -31,6 +32,7 @@ class Exchange:
         self._federation, self._round, self._plan = federation, round_number, plan
         self._sent: dict[int, tuple[int, Update]] = {}
         self.records: list[DeviceRecord] = []
+        self.dispatch_seconds = 0.0
 
     def updates(self, state: object, devices: Sequence[int]) -> Iterator[Update]:
         """Usable updates as they come; what is refused is recorded and left out."""
@@ -81,17 +83,20 @@ class Exchange:
             rank = self._federation.ranks[device] if self._plan is None else self._plan.assignments[device].rank
             seed = derive_seed(self._federation.seed, "dispatch", self._round, device)
             rule = self._federation.rule
+            started = time.perf_counter()
             update = rule.dispatch(state, device, self._federation.size(rank), seed)
-            packet = self._federation.codec.encode(update, PARTS - rule.known)
+            self.dispatch_seconds += time.perf_counter() - started
+            packet = self._federation.codec.encode(update, rule.gets(self._round))
             self._sent[device] = (packet.size_bytes, replace(update, origin=Origin(device, seed)))
             yield Order(self._round, device, packet, rule.trains(self._round))
 
     def _read(self, reply: Reply, sent: Update) -> tuple[Update | None, str | None]:
         if reply.packet is None:
             return None, reply.refusal or "the device sent nothing"
+        rule = self._federation.rule
         try:
-            update = self._federation.codec.decode(reply.packet, sent, self._federation.rule.trains(self._round))
-            check_same_form(update, sent)
+            update = self._federation.codec.decode(reply.packet, sent, rule.sends(self._round))
+            check_same_form(update, rule.expected(sent, update))
             check_finite(update)
         except UpdateRefused as refusal:
             return None, str(refusal)

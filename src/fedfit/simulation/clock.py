@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from fedfit.planning.problem import Problem, Work, charges, make_problem
 from fedfit.planning.solvers import exact, random_frequencies
 from fedfit.randomness import derive_seed
 from fedfit.records import Assignment, Charge, DeviceCost, DeviceRecord, LinkState, Plan
+from fedfit.simulation.ranks import are_given, device_ranks
 from fedfit.simulation.work import WorkModel
 from fedfit.wireless.channel import Links, draw_links
 
@@ -119,7 +121,14 @@ class FleetClock:
         if not self.recipe.trunk_cache.enabled:
             first = np.zeros(len(rows))  # the trunk then counts in every round, in the work itself
         own = Work(work.cycles_fixed[rows] + first, work.cycles_per_rank[rows], work.bits_fixed[rows], work.bits_per_rank[rows])
-        return make_problem(fleet, links, own, self.deadline_s, self.recipe.adapter.rank)
+        return make_problem(fleet, links, own, self.deadline_s, self._most[rows])
+
+    @cached_property
+    def _most(self) -> np.ndarray:
+        """The highest rank of each device; where ranks are given, its own."""
+        fixed = self.recipe.plan.policy == "fixed"
+        ranks: np.ndarray = np.array(device_ranks(self.recipe) if fixed else [self.recipe.adapter.rank] * len(self.fleet))
+        return ranks
 
     def _limits_j(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The round's budget and what the battery still holds."""
@@ -145,14 +154,15 @@ class FleetClock:
         return solve_exactly(problem, common=plan.policy == "joint", frequency=plan.frequency)
 
     def _fixed(self, problem: Problem) -> Solution:
-        """``adapter.rank`` for all, feasible or not; a device that cannot do it runs as fast as its budget allows."""
+        """The ranks that are given, feasible or not; a device that cannot do its own runs as fast as its budget allows."""
         rank = problem.max_rank
         limits, own = room(problem, rank), exact(problem)
         fastest = np.where(limits.high_hz > 0, limits.high_hz, problem.max_frequency_hz)
         slowest = np.where(limits.feasible & (limits.low_hz > 0), limits.low_hz, fastest)
         frequency = fastest if self.recipe.plan.frequency == "fastest" else slowest
         cost = charges(problem, rank, frequency)
-        return Solution(own, rank, int(rank.max()), frequency, slowest, fastest, cost, binding(problem, own))
+        common = int(rank.max()) if not are_given(self.recipe) else None
+        return Solution(own, rank, common, frequency, slowest, fastest, cost, binding(problem, own))
 
     def _reasons(self, problem: Problem, solution: Solution, rows: np.ndarray, drawn_hz: np.ndarray | None) -> list[str | None]:
         """Why each device cannot take part; ``None`` where it can. A battery that is nearly empty is told as such."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -13,17 +15,17 @@ from fedfit.data.tokenize import Samples
 from fedfit.errors import TrainingStopped
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
-from fedfit.randomness import derive_seed
-from fedfit.records import RoundResult, Score, Update
+from fedfit.records import PARTS, RoundResult, Score, Task, Update
 from fedfit.rounds.client import Client
+from fedfit.rounds.device import Worker
 from fedfit.rounds.evaluate import evaluate
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.round import initial_result, run_round
-from fedfit.schema import Draw
 from fedfit.settings import Recipe
 from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.in_process import InProcessLink
-from fedfit.wireless.fleet import draw_numbers
+from fedfit.simulation.ranks import device_ranks
+from fedfit.tracking.memories import DeviceMemories
 
 
 @dataclass
@@ -39,15 +41,35 @@ class Simulation:
     rule: Rule
     codec: Codec
     clock: FleetClock | None = None
+    memories: DeviceMemories = field(default_factory=DeviceMemories)
 
     def __post_init__(self) -> None:
         training, rounds = self.recipe.training, self.recipe.federation.rounds
         self.client = Client(self.model, self.trunk, training, self.recipe.seed, rounds)
         self.initial = self.model.adapter.snapshot()
+        self.own_scores: dict[tuple[int | None, int | None], Score] = {}
+        self.model.adapter.make_room(self.rule.room(self.initial))
 
-    def score(self, adapter: Update) -> Score:
-        """``adapter`` on the test set."""
-        self.model.adapter.load(adapter)
+    def score(self, state: Any, after_round: int) -> Score:
+        """The rule's ``state`` on the test set: the global model, or the mean over the devices where each has its own."""
+        adapter, base = self.rule.adapter(state), self.rule.base(state)
+        if not self.rule.home:
+            return self.evaluate(Task(adapter, base))
+        scores = [self._own_score(device, adapter, after_round + 1) for device, part in enumerate(self.parts) if len(part)]
+        return Score(*(fmean(getattr(score, item.name) for score in scores) for item in fields(Score)))
+
+    def _own_score(self, device: int, adapter: Update, before_round: int) -> Score:
+        """One device's own model; where nothing is shared, measured once for each of its rounds."""
+        kept = self.memories.last_round(device, before_round)
+        key = (None if kept is None else device, kept)
+        if self.rule.home == PARTS and key in self.own_scores:
+            return self.own_scores[key]
+        self.own_scores[key] = self.evaluate(self.rule.receive(adapter, self.memories.read(device, before_round)))
+        return self.own_scores[key]
+
+    def evaluate(self, task: Task) -> Score:
+        """One model on the test set."""
+        self.model.load(task)
         return evaluate(self.model, self.trunk, self.test, self.recipe.training.precision)
 
 
@@ -62,10 +84,12 @@ def run(simulation: Simulation, last: RoundResult | None = None, failed: int = 0
         TrainingStopped: after ``federation.max_failed_rounds`` rounds in a row without one usable update.
     """
     settings = simulation.recipe.federation
+    simulation.own_scores.clear()
+    worker = Worker(simulation.rule, simulation.client, simulation.codec, simulation.memories, simulation.initial)
     federation = Federation(
         rule=simulation.rule,
         codec=simulation.codec,
-        link=InProcessLink(simulation.client, simulation.codec, simulation.train, simulation.parts, simulation.initial),
+        link=InProcessLink(worker, simulation.train, simulation.parts),
         score=simulation.score,
         samples=[len(part) for part in simulation.parts],
         devices_per_round=settings.devices_per_round,
@@ -86,17 +110,6 @@ def run(simulation: Simulation, last: RoundResult | None = None, failed: int = 0
             raise TrainingStopped(
                 f"every update of the last {failed} rounds was refused; the first reason: {last.devices[0].refused}"
             )
-
-
-def device_ranks(recipe: Recipe) -> list[int]:
-    """The rank of every device where no plan gives one: ``federation.ranks``, listed or drawn, else the global rank."""
-    federation, rank = recipe.federation, recipe.adapter.rank
-    if federation.ranks is None:
-        return [rank] * federation.devices
-    if isinstance(federation.ranks, Draw):
-        drawn = draw_numbers(federation.ranks, federation.devices, derive_seed(recipe.seed, "ranks"))
-        return [min(max(1, round(value)), rank) for value in drawn.tolist()]
-    return list(federation.ranks)
 
 
 def is_uniform(recipe: Recipe, rule: Rule) -> bool:

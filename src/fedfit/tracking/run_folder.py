@@ -3,6 +3,7 @@
 recipe.toml  environment.json  partition.json     written once, before the first round
 rounds.jsonl  devices.jsonl  tensorboard/         a line, or lines, a round
 checkpoints/                                       the server's state; decides which rounds count
+devices/                                           what devices keep themselves, with rules that need it
 adapter/                                           PEFT's own format, with labels.json beside it
 """
 
@@ -24,7 +25,7 @@ from fedfit.tracking.checkpoint import Checkpoints
 from fedfit.tracking.writing import writing
 
 _OURS = ("recipe.toml", "environment.json", "partition.json", "rounds.jsonl", "devices.jsonl", "report.html")
-_OUR_FOLDERS = ("tensorboard", "checkpoints", "adapter", "figures")
+_OUR_FOLDERS = ("tensorboard", "checkpoints", "adapter", "figures", "devices")
 _LOCK = ".lock"
 
 _Record = TypeVar("_Record", RoundRecord, DeviceRecord)
@@ -161,7 +162,7 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Removes what a killed process was just writing."""
-        for left in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
+        for left in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part"), *self.path.glob("devices/*/.*.part")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _clear(self) -> None:

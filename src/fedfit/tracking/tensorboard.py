@@ -14,7 +14,7 @@ from fedfit.tracking.writing import writing
 
 _SCALARS = (
     *("test_accuracy", "test_macro_f1", "test_loss", "train_loss", "uplink_bytes", "downlink_bytes", "seconds"),
-    *("rank", "simulated_s", "simulated_j"),
+    *("rank", "simulated_s", "simulated_j", "server_seconds"),
 )
 
 

@@ -1,0 +1,62 @@
+"""Every rule from a recipe to a run folder: what is saved is what was measured, and a run that was stopped ends the same."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fedfit.aggregation.rules import RULES
+from fedfit.experiment.load import parse_recipe
+from fedfit.experiment.session import Session
+from tests.trajectories.test_results import score_by_peft
+from tests.trajectories.world import World, lines, outcome, resume
+
+FREE = ["adapter.dropout=0", "federation.rounds=4"]
+
+
+def unplanned(world: World) -> str:
+    """The recipe of this world without its plan: one of ranks that some rules cannot follow, and tested with FedAvg."""
+    return world.recipe.read_text().partition("[plan]")[0]
+
+
+def overrides(rule: str) -> list[str]:
+    more = {"hetlora": ["federation.pruning=0.6"], "flasc": [], "slora": ["federation.sparse_rounds=2"]}
+    own = [f"federation.ranks={[1, 2, 4]}"] if RULES[rule].mixed_ranks else []
+    return [*FREE, f"federation.rule={rule}", *own, *more.get(rule, [])]
+
+
+@pytest.mark.parametrize("rule", [rule for rule, kind in RULES.items() if not kind.home])
+@pytest.mark.parametrize("rounds", [2, 4])
+def test_the_adapter_is_the_model_that_was_measured(
+    rule: str, rounds: int, tiny_models: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    """Also where the rule merged something into the frozen weights: over the first ones the adapter is the whole difference."""
+    base = tiny_models["bert"]
+    run = stopped(world, tmp_path / "run", rule, rounds, base)  # after round 2 SLoRA is still at its sparse rounds
+    last = lines(run / "rounds.jsonl")[-1]
+    accuracy, loss = score_by_peft(base, run / "adapter", world.test)
+    assert accuracy == last["test_accuracy"]
+    assert loss == pytest.approx(last["test_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_that_was_stopped_ends_the_same(rule: str, tiny_models: dict[str, Path], world: World, tmp_path: Path) -> None:
+    base = tiny_models["bert"]
+    whole = stopped(world, tmp_path / "whole", rule, 4, base)
+    for rounds in (1, 3):
+        run = stopped(world, tmp_path / f"stopped-{rounds}", rule, rounds, base)
+        assert outcome(resume(run)) == outcome(whole)
+
+
+def stopped(world: World, out: Path, rule: str, rounds: int, base: Path) -> Path:
+    """A run whose caller stops asking after ``rounds`` rounds."""
+    recipe = parse_recipe(unplanned(world), [*world.overrides, *overrides(rule), f"model.name={base}"])
+    session = Session.start(recipe, out)
+    try:
+        with closing(session.results()) as results:  # type: ignore[type-var]
+            for result in results:
+                if result.record.round == rounds:
+                    break
+    finally:
+        session.folder.close()
+    return out
