@@ -39,6 +39,7 @@ format: $(INSTALLED) ## put the code into the common format
 bench: $(INSTALLED) ## speed, as ratios measured in one run
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.planner
+	$(BIN)/python -m benchmarks.server_step
 
 docs: $(DOCS_INSTALLED) ## the documentation, in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
