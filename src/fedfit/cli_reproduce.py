@@ -1,4 +1,4 @@
-"""``fedfit reproduce``: a figure of a paper, from the sweep to the page that says which of its claims hold."""
+"""``fedfit reproduce``: a figure of a paper, or a comparison, from the sweep to the page that says which claims hold."""
 
 from __future__ import annotations
 
@@ -16,15 +16,27 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    figure: Annotated[str, typer.Argument(help="fig2 (placement), fig3 (rank), fig4 (deadline) or fig5 (energy).")],
-    scale: Annotated[str, typer.Option(help="smoke: a minute; small: two cores; paper: a GPU and the hub.")] = "small",
+    figure: Annotated[
+        str,
+        typer.Argument(help="fig2 (placement), fig3 (rank), fig4 (deadline), fig5 (energy); or mixed-ranks, rules compared."),
+    ],
+    scale: Annotated[
+        str, typer.Option(help="smoke: a minute; small: two cores; paper: a GPU and the hub (not of mixed-ranks).")
+    ] = "small",
     seeds: Annotated[int | None, typer.Option(help="How many seeds; by default as many as the scale has.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; by default runs/<figure>-<scale>.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Of mixed-ranks, the cases whose names have this text (ag_news, sst2-0.1). Two commands on different data "
+            "sets may run side by side in one --out; each writes the results of all cases that are finished by then."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run anew what is there with another recipe.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the sweep behind a figure of the paper, or go on with it; draw it, and say which claims hold."""
+    """Run the sweep behind a figure or a comparison, or go on with it; draw it, and say which claims hold."""
     with polite_errors(as_json):
         with waiting("reading data and model …", quiet):
             prepare_libraries()
@@ -32,16 +44,16 @@ def reproduce(
             from fedfit.sweeps.reproduce import write_results
 
         try:
-            _drive(run_figure(figure, scale, seeds, out, force=force), quiet)
+            _drive(run_figure(figure, scale, seeds, out, force=force, only=only), quiet)
         except KeyboardInterrupt:
             say(SCREEN, "\nstopped; the same command goes on with it")
             raise typer.Exit(130) from None
-        written = write_results(figure, scale, seeds, out)
+        written = write_results(figure, scale, seeds, out, only=only)
     if as_json:
         print_json({"figure": figure, "scale": scale, "written": [str(path) for path in written]})
         return
-    verdicts = next(path for path in written if path.name == "verdicts.md")
-    say(Console(), verdicts.read_text(encoding="utf-8"))
+    for page in (path for path in written if path.name in ("table.md", "verdicts.md")):
+        say(Console(), page.read_text(encoding="utf-8"))
     for path in written:
         say(SCREEN, str(path))
 

@@ -33,6 +33,7 @@ def round_line(count: int, accuracy: float | None, devices: int = 3, refused: in
         "rank": None,
         "simulated_s": None,
         "simulated_j": None,
+        "server_seconds": 0.1 if trained else None,
     }
 
 

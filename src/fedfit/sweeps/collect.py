@@ -98,7 +98,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 def rows_csv(rows: Sequence[Row]) -> str:
     """One line a run."""
     names = ("figure", "line", "x", "seed", *MEASURES)
-    return _csv(names, [[getattr(row, name) for name in names] for row in rows])
+    return csv_text(names, [[getattr(row, name) for name in names] for row in rows])
 
 
 def summary_csv(rows: Sequence[Row]) -> str:
@@ -108,7 +108,7 @@ def summary_csv(rows: Sequence[Row]) -> str:
     for point in summarise(rows):
         cells = [value for measure in MEASURES for value in (point.mean[measure], point.sd[measure])]
         lines.append([point.figure, point.line, point.x, point.n, *cells])
-    return _csv(("figure", "line", "x", "n", *names), lines)
+    return csv_text(("figure", "line", "x", "n", *names), lines)
 
 
 def rounds_csv(rows: Sequence[Row]) -> str:
@@ -118,7 +118,7 @@ def rounds_csv(rows: Sequence[Row]) -> str:
         for row in rows
         for number, accuracy in enumerate(row.accuracies)
     ]
-    return _csv(("figure", "line", "x", "seed", "round", "test_accuracy"), lines)
+    return csv_text(("figure", "line", "x", "seed", "round", "test_accuracy"), lines)
 
 
 def _row(figure: str, run: Run, data: RunData) -> Row:
@@ -134,8 +134,8 @@ def _row(figure: str, run: Run, data: RunData) -> Row:
         final_macro_f1=data.series("test_macro_f1")[-1],
         untrained_accuracy=accuracies[0],
         mean_rank=statistics.fmean(ranks) if ranks else None,
-        simulated_s=_total(data, "simulated_s"),
-        simulated_j=_total(data, "simulated_j"),
+        simulated_s=total(data, "simulated_s"),
+        simulated_j=total(data, "simulated_j"),
         uplink_bytes=sum(data.series("uplink_bytes")),
         wall_s=sum(data.series("seconds")),
         refused=sum(row.get("refused", 0) for row in data.rounds),
@@ -154,7 +154,8 @@ def _summary(figure: str, line: str, x: float | None, group: Sequence[Row]) -> S
     return Summary(figure, line, x, len(group), mean, sd)
 
 
-def _total(data: RunData, key: str) -> float | None:
+def total(data: RunData, key: str) -> float | None:
+    """Sum of ``key`` over the rounds that have it; ``None`` where none has."""
     values = _there(data.series(key))
     return sum(values) if values else None
 
@@ -163,7 +164,7 @@ def _there(values: Sequence[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
 
 
-def _csv(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+def csv_text(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """``None`` becomes an empty cell; numbers keep all their digits."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *lines])

@@ -10,7 +10,8 @@ from fedfit.experiment.load import to_toml
 from fedfit.sweeps.sweep import Setting, Sweep
 
 _MODELS = {"minilm": "MiniLM", "FacebookAI/roberta-base": "RoBERTa-base"}
-_DATA = {"ag_news": "AG News", "pydocs": "docstring"}
+DATA_NAMES = {"ag_news": "AG News", "sst2": "SST-2", "pydocs": "docstring"}
+"""Data sets as captions and tables call them."""
 
 
 def caption(sweep: Sweep, seeds: int) -> str:
@@ -18,7 +19,7 @@ def caption(sweep: Sweep, seeds: int) -> str:
     recipe = sweep.recipe(sweep.points[0], 0)
     devices, samples = recipe.federation.devices, recipe.data.train_samples
     model = _MODELS.get(recipe.model.name, PurePath(recipe.model.name).name)
-    source = _DATA.get(recipe.data.source, recipe.data.source)
+    source = " or ".join(DATA_NAMES.get(name, name) for name in sweep.values("data.source"))
     data = f"{devices} × {samples // devices:,} {source} samples" if samples else f"all {source} samples on {devices} devices"
     spread = f"mean ± s.d. of {seeds} seeds" if seeds > 1 else "1 seed"
     return f"{model}, {data}, {_count(recipe.federation.rounds, 'round')}, {spread}; see settings.md"
@@ -33,9 +34,9 @@ def settings_text(sweep: Sweep, seeds: int) -> str:
         f"Scale `{sweep.scale}`: {caption(sweep, seeds).removesuffix('; see settings.md')}. Seeds 0 to {seeds - 1}; a seed "
         "fixes the sample of the data, its spread over the devices, the initial adapter and head, the fleet and its channels.",
         "## Printed in the paper",
-        _table(("setting", "paper", "here", "remark"), [(n.what, n.paper or "", _here(sweep, n), n.why) for n in printed]),
+        table_text(("setting", "paper", "here", "remark"), [(n.what, n.paper or "", _here(sweep, n), n.why) for n in printed]),
         "## Not printed in the paper, chosen here",
-        _table(("setting", "here", "remark"), [(note.what, _here(sweep, note), note.why) for note in chosen]),
+        table_text(("setting", "here", "remark"), [(note.what, _here(sweep, note), note.why) for note in chosen]),
         "## The recipe of the first point",
         f"The others differ in {', '.join(f'`{key}`' for key in _swept(sweep))}, `name` and `seed`.",
         f"```toml\n{to_toml(sweep.recipe(sweep.points[0], 0))}```",
@@ -68,7 +69,8 @@ def _swept(sweep: Sweep) -> list[str]:
     return [key for key in keys if len(sweep.values(key)) > 1]
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table_text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without a newline at its end."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

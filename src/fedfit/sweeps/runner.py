@@ -55,9 +55,7 @@ def run_sweep(sweep: Sweep, seeds: int, out: Path, *, force: bool = False) -> It
             run folder with another recipe than is wanted now; the message says what differs.
     """
     runs = sweep.runs(seeds)
-    stale = [run for run in runs if differences(run, out)]
-    if stale and not force:
-        _refuse(stale[0], len(stale), out)
+    stale = other_recipes(runs, out, force=force)
     left = {run.folder for run in unfinished(runs, out)}
     for run in runs:
         if run.folder in left:
@@ -107,6 +105,18 @@ def differences(run: Run, out: Path) -> list[str]:
     missing = "unset"
     keys = [key for key in {**wanted, **there} if wanted.get(key, missing) != there.get(key, missing)]
     return [f"{key} is {there.get(key, missing)!r} there and {wanted.get(key, missing)!r} now" for key in sorted(keys)]
+
+
+def other_recipes(runs: Sequence[Run], out: Path, *, force: bool) -> list[Run]:
+    """Those of ``runs`` that are there with another recipe than is wanted now.
+
+    Raises:
+        RunFolderError: when there are any, unless ``force`` allows to run them anew.
+    """
+    stale = [run for run in runs if differences(run, out)]
+    if stale and not force:
+        _refuse(stale[0], len(stale), out)
+    return stale
 
 
 def is_finished(run: Run, out: Path) -> bool:

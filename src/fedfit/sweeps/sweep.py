@@ -64,7 +64,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A figure to be computed. ``base`` is a recipe in TOML; ``notes`` are the settings a reader has to know."""
+    """A figure to be computed. ``base`` is a recipe in TOML; ``notes`` are the settings a reader has to know.
+
+    Seeds count from ``first_seed``.
+    """
 
     name: str
     title: str
@@ -74,6 +77,7 @@ class Sweep:
     notes: tuple[Setting, ...] = ()
     scale: str = ""
     default_seeds: int = 3
+    first_seed: int = 0
 
     def recipe(self, point: Point, seed: int) -> Recipe:
         """The recipe of one run.
@@ -90,7 +94,7 @@ class Sweep:
         layers: list[object] = []
         keyed = []
         for place, point in enumerate(self.points):
-            for seed in range(seeds):
+            for seed in range(self.first_seed, self.first_seed + seeds):
                 recipe = self.recipe(point, seed)
                 if recipe.adapter.layers not in layers:
                     layers.append(recipe.adapter.layers)

@@ -1,0 +1,139 @@
+"""A comparison of methods: the learning rate of each is searched first, then every method runs in every case over the seeds.
+
+A method meets a case (a data set and how unevenly it is spread) as a point of an ordinary :class:`Sweep`, and every run is an
+ordinary run folder::
+
+    out/search/<data set>/runs/<method>-<rate>-seed<k>
+    out/<data set>-<alpha>/runs/<method>-seed<k>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fedfit.sweeps.describe import DATA_NAMES
+from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
+
+SEARCH_FOLDER = "search"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the comparison: ``overrides`` (``section.key=value``) on the case's recipe.
+
+    ``sends`` is whether it is drawn over what it sends; one that needs no exchange has no place on that axis.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    sends: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """Where methods meet: a data set, spread by a Dirichlet draw of concentration ``alpha``."""
+
+    source: str
+    alpha: float
+
+    @property
+    def slug(self) -> str:
+        """Its folder below the comparison's, and what ``--only`` looks at."""
+        return f"{self.source}-{self.alpha:g}"
+
+    @property
+    def label(self) -> str:
+        """As tables and panels call it."""
+        return f"{DATA_NAMES.get(self.source, self.source)}, α = {self.alpha:g}"
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Of the comparison's recipe."""
+        return (f'data.source="{self.source}"', f"partition.alpha={self.alpha}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Someone's claim that one method is above another, for one or several pairs ``(higher, lower)``."""
+
+    text: str
+    source: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which methods meet in which cases. ``base`` is a recipe in TOML.
+
+    ``rates`` are the learning rates searched, for every method and data set at concentration ``search_alpha`` with the one
+    seed ``search_seed``, which is none of the main ones. ``targets`` are accuracies by data set, shares of 1.
+    ``source_overrides`` are by data set as well.
+    """
+
+    name: str
+    title: str
+    scale: str
+    base: str
+    methods: tuple[Method, ...]
+    cases: tuple[Case, ...]
+    rates: tuple[float, ...]
+    search_alpha: float
+    search_seed: int
+    targets: Mapping[str, float]
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[Setting, ...] = ()
+    source_overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    default_seeds: int = 3
+
+    def search(self, source: str) -> Sweep:
+        """Every method at every rate on ``source``; the rate is x. One seed."""
+        case = Case(source, self.search_alpha)
+        points = [
+            Point(method.name, rate, (*self._overrides(case, method), f"training.learning_rate={rate}"))
+            for method in self.methods
+            for rate in self.rates
+        ]
+        return self._sweep(f"{self.name} {SEARCH_FOLDER} {source}", points, self.search_seed)
+
+    def main(self, case: Case, rates: Mapping[str, float]) -> Sweep:
+        """Every method in ``case``, at the learning rate that ``rates`` has for it by name."""
+        points = [
+            Point(method.name, None, (*self._overrides(case, method), f"training.learning_rate={rates[method.name]}"))
+            for method in self.methods
+        ]
+        return self._sweep(f"{self.name} {case.slug}", points, 0)
+
+    def whole(self) -> Sweep:
+        """All methods in all cases as one sweep, to be told of rather than run. The first point comes at every rate."""
+        first, *others = [
+            Point(method.name, None, self._overrides(case, method)) for case in self.cases for method in self.methods
+        ]
+        swept = [replace(first, x=rate, overrides=(*first.overrides, f"training.learning_rate={rate}")) for rate in self.rates]
+        least = f"training.learning_rate={min(self.rates)}"
+        return self._sweep(self.name, [*swept, *(replace(p, overrides=(*p.overrides, least)) for p in others)], 0)
+
+    def search_folder(self, source: str, out: Path) -> Path:
+        """Where the search on ``source`` is."""
+        return out / SEARCH_FOLDER / source
+
+    def sources(self) -> list[str]:
+        """The data sets of the cases, each once."""
+        return list(dict.fromkeys(case.source for case in self.cases))
+
+    def only(self, cases: Sequence[Case]) -> Comparison:
+        """The same with ``cases`` alone."""
+        return replace(self, cases=tuple(cases))
+
+    def matching(self, words: str) -> list[Case]:
+        """The cases whose slug has ``words``."""
+        return [case for case in self.cases if words in case.slug]
+
+    def _overrides(self, case: Case, method: Method) -> tuple[str, ...]:
+        return (*case.overrides, *self.source_overrides.get(case.source, ()), *method.overrides)
+
+    def _sweep(self, name: str, points: Sequence[Point], first_seed: int) -> Sweep:
+        return Sweep(
+            name, self.title, Axis(""), self.base, tuple(points), self.notes, self.scale, self.default_seeds, first_seed
+        )

@@ -1,0 +1,64 @@
+"""Which learning rate a method gets: the best of those tried, by the accuracy of the search's runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfit.reports.read import read_run
+from fedfit.sweeps.collect import csv_text
+from fedfit.sweeps.runner import RUNS_FOLDER
+from fedfit.sweeps.sweep import Run
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the search. ``accuracy`` is that of the last round, a share of 1, NaN where it was not measured."""
+
+    source: str
+    method: str
+    rate: float
+    accuracy: float
+
+
+def read_trials(source: str, runs: Sequence[Run], folder: Path) -> list[Trial]:
+    """A trial for each of ``runs``, whose folders below ``folder`` must be finished; by method, then by rate.
+
+    ``runs`` are those of a sweep whose lines are the methods and whose x is the rate.
+    """
+    trials = []
+    for run in runs:
+        assert run.point.x is not None
+        accuracy = read_run(folder / RUNS_FOLDER / run.folder).series("test_accuracy")[-1]
+        trials.append(Trial(source, run.point.line, run.point.x, accuracy))
+    order = list(dict.fromkeys(trial.method for trial in trials))
+    return sorted(trials, key=lambda trial: (order.index(trial.method), trial.rate))
+
+
+def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
+    """By method, the rate of the highest accuracy; of equal ones the lowest rate. ``trials`` are of one data set."""
+    best: dict[str, Trial] = {}
+    for trial in trials:
+        held = best.get(trial.method)
+        if held is None or _merit(trial) > _merit(held):
+            best[trial.method] = trial
+    return {method: trial.rate for method, trial in best.items()}
+
+
+def rates_csv(trials: Sequence[Trial]) -> str:
+    """One line a trial, with whether its rate was chosen."""
+    lines = [[t.source, t.method, t.rate, t.accuracy, int(chosen)] for t, chosen in with_choice(trials)]
+    return csv_text(("data", "method", "learning_rate", "final_accuracy", "chosen"), lines)
+
+
+def with_choice(trials: Sequence[Trial]) -> list[tuple[Trial, bool]]:
+    """Each trial, and whether its rate is the one chosen for its method and data set."""
+    sources = dict.fromkeys(trial.source for trial in trials)
+    chosen = {source: best_rates([trial for trial in trials if trial.source == source]) for source in sources}
+    return [(trial, chosen[trial.source][trial.method] == trial.rate) for trial in trials]
+
+
+def _merit(trial: Trial) -> tuple[float, float]:
+    return (-math.inf if math.isnan(trial.accuracy) else trial.accuracy, -trial.rate)

@@ -1,0 +1,177 @@
+"""A comparison end to end on a tiny federation: the search, the choice, the main runs, stopping, and what is written."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedfit.errors import RecipeError, RunFolderError
+from fedfit.sweeps.comparison import Case, Claim, Comparison, Method
+from fedfit.sweeps.comparison_pages import finished_part, write_comparison
+from fedfit.sweeps.comparison_run import rates_found, run_comparison
+from tests.sweeps.conftest import SEEDS
+from tests.trajectories.world import RECIPE, World, outcome
+
+ROUNDS = 2
+SEARCH_SEED = 1000
+EASY, HARD = Case("csv", 5.0), Case("csv", 1.0)
+WRITTEN = [
+    "tiny.png", "tiny.svg", "table.md", "tiny.csv", "tiny-summary.csv", "tiny-rounds.csv", "rates.csv", "settings.md",
+    "verdicts.md",
+]  # fmt: skip
+
+
+def make_comparison(world: World, rounds: int = ROUNDS, rates: tuple[float, ...] = (1e-5, 1e-2)) -> Comparison:
+    """Mixed ranks without a plan, one rank with one, and all data on one device; two cases of one data set."""
+    base, _, planned = RECIPE.partition("[plan]\n")
+    overrides = [line.replace(" ", "") for line in planned.splitlines() if "=" in line]
+    plan = tuple(
+        f"{section}.{key}" for section, key in zip(("plan",) * 2 + ("fleet",) * 5 + ("channel",), overrides, strict=True)
+    )
+    base = base.replace("[data]\n", f'[data]\ntrain = "{world.train}"\ntest = "{world.test}"\n')
+    base = base.replace("rounds = 3", f"rounds = {rounds}")
+    base += f'[model]\nname = "{world.overrides[2].partition("=")[2]}"\n[partition]\nkind = "dirichlet"\n'
+    methods = (
+        Method("sketches", ('federation.rule="fslora"', "federation.ranks={choice=[1,2]}")),
+        Method("one rank", plan),
+        Method("all in one", ("federation.devices=1", "federation.devices_per_round=1", 'partition.kind="iid"'), sends=False),
+    )
+    claims = (Claim("one rank above sketches", "nobody", (("one rank", "sketches"),)),)
+    return Comparison(
+        "tiny", "A tiny comparison", "tiny", base, methods, (HARD, EASY), rates, EASY.alpha, SEARCH_SEED, {"csv": 0.5}, claims
+    )
+
+
+@pytest.fixture(scope="module")
+def comparison(world: World) -> Comparison:
+    return make_comparison(world)
+
+
+@pytest.fixture(scope="module")
+def finished(comparison: Comparison, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run at one go; tests must leave it as it is."""
+    out = tmp_path_factory.mktemp("comparison")
+    list(run_comparison(comparison, SEEDS, out))
+    return out
+
+
+def outcomes(out: Path) -> dict[str, object]:
+    return {str(path.parent.relative_to(out)): outcome(path.parent) for path in sorted(out.rglob("recipe.toml"))}
+
+
+def copy(finished: Path, target: Path) -> Path:
+    return Path(shutil.copytree(finished, target))
+
+
+def accuracies(run: Path) -> list[float]:
+    return [json.loads(line)["test_accuracy"] for line in (run / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_the_search_and_every_case_have_their_run_folders(finished: Path) -> None:
+    methods = ("sketches", "one-rank", "all-in-one")
+    searched = {f"search/csv/runs/{m}-{rate}-seed{SEARCH_SEED}" for m in methods for rate in ("1e-05", "0.01")}
+    main = {f"{case}/runs/{m}-seed{seed}" for case in ("csv-1", "csv-5") for m in methods for seed in range(SEEDS)}
+    assert set(outcomes(finished)) == searched | main
+
+
+def test_main_runs_have_the_rate_that_did_best_in_the_search(comparison: Comparison, finished: Path) -> None:
+    """By hand from the folders: the better of two last rounds; 1e-5 hardly moves the model, so 1e-2 is."""
+    rates = rates_found(comparison, "csv", finished)
+    for method, slug in (("sketches", "sketches"), ("one rank", "one-rank"), ("all in one", "all-in-one")):
+        low, high = (
+            accuracies(finished / "search" / "csv" / "runs" / f"{slug}-{r}-seed{SEARCH_SEED}")[-1] for r in ("1e-05", "0.01")
+        )
+        best = 1e-2 if high > low else 1e-5
+        assert rates is not None
+        assert rates[method] == best
+        runs = comparison.main(HARD, rates).runs(SEEDS)
+        assert {run.recipe.training.learning_rate for run in runs if run.point.line == method} == {best}
+    assert 1e-2 in (rates or {}).values()
+
+
+def test_progress_is_one_count_over_search_and_main_runs(comparison: Comparison, tmp_path: Path) -> None:
+    """3 methods × 2 rates and 3 methods × 1 seed × 2 cases are 12 runs, of rounds 0 to 2: 36."""
+    steps = list(run_comparison(comparison, 1, tmp_path))
+    assert {(step.runs, step.total) for step in steps} == {(12, 36)}
+    assert [step.done for step in steps if step.round is not None] == list(range(1, 37))
+    assert [step.run for step in steps if step.round is None] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("stop", [5, 26, 40])
+def test_stopped_and_resumed_is_as_never_stopped(comparison: Comparison, finished: Path, tmp_path: Path, stop: int) -> None:
+    """Six search runs of 4 steps each come first: stopped in the second of them, and in the first and fifth main run."""
+    stream = run_comparison(comparison, SEEDS, tmp_path)
+    for _ in range(stop):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert outcomes(tmp_path) != outcomes(finished)
+    list(run_comparison(comparison, SEEDS, tmp_path))
+    assert outcomes(tmp_path) == outcomes(finished)
+
+
+def test_what_is_finished_is_not_run_again(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
+    out = copy(finished, tmp_path / "out")
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert all(step.accuracy is None for step in run_comparison(comparison, SEEDS, out))
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
+
+
+def test_another_recipe_is_refused_before_anything_runs(world: World, finished: Path, tmp_path: Path) -> None:
+    out = copy(finished, tmp_path / "out")
+    with pytest.raises(RunFolderError, match=r"federation\.rounds is 2 there and 3 now"):
+        next(run_comparison(make_comparison(world, rounds=3), SEEDS, out))
+
+
+def test_another_choice_of_rate_is_refused_unless_forced(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
+    """As when a rate is added to the search after the main runs: here the main runs of one method have another."""
+    out = copy(finished, tmp_path / "out")
+    changed = replace(comparison, rates=(1e-5,))
+    with pytest.raises(RunFolderError, match=r"training\.learning_rate is 0\.01 there and 1e-05 now"):
+        next(run_comparison(changed, SEEDS, out))
+    announced = {step.name.split()[0] for step in run_comparison(changed, SEEDS, out, force=True) if step.round is None}
+    assert announced == {"csv-1", "csv-5"}
+
+
+def test_a_fault_of_the_main_runs_is_told_before_the_search(comparison: Comparison, tmp_path: Path) -> None:
+    """A case alone has it, which the search does not see."""
+    wrong = replace(comparison, cases=(EASY, Case("csv", -1.0)))
+    with pytest.raises(RecipeError, match=r"partition\.alpha = -1\.0"):
+        next(run_comparison(wrong, SEEDS, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_everything_is_written_and_the_same_again(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
+    out = copy(finished, tmp_path / "out")
+    written = write_comparison(comparison, SEEDS, out)
+    assert [path.name for path in written] == WRITTEN
+    before = {path: path.read_bytes() for path in written}
+    assert write_comparison(comparison, SEEDS, out) == written
+    assert {path: path.read_bytes() for path in written} == before
+    drawing = (out / "tiny.svg").read_text()
+    assert "csv, α = 1" in drawing
+    assert "all in one, last round" in drawing
+    lines = list(csv.DictReader((out / "tiny.csv").open()))
+    assert len(lines) == 2 * 3 * SEEDS
+    folder = out / "csv-1" / "runs" / "one-rank-seed1"
+    (line,) = [row for row in lines if (row["alpha"], row["method"], row["seed"]) == ("1.0", "one rank", "1")]
+    rounds = [json.loads(text) for text in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert float(line["final_accuracy"]) == rounds[-1]["test_accuracy"]
+    assert float(line["downlink_bytes"]) == sum(row["downlink_bytes"] for row in rounds)
+    assert float(line["simulated_j"]) == pytest.approx(sum(row["simulated_j"] or 0 for row in rounds))
+
+
+def test_results_of_the_finished_cases_alone(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
+    out = copy(finished, tmp_path / "out")
+    shutil.rmtree(out / "csv-5" / "runs" / "one-rank-seed1")
+    with pytest.raises(RunFolderError, match=r"csv-5 is not finished .*one-rank-seed1"):
+        write_comparison(comparison, SEEDS, out)
+    part = finished_part(comparison, SEEDS, out)
+    assert part.cases == (HARD,)
+    write_comparison(part, SEEDS, out)
+    assert {line["alpha"] for line in csv.DictReader((out / "tiny.csv").open())} == {"1.0"}
+    shutil.rmtree(out / "search" / "csv" / "runs" / f"one-rank-0.01-seed{SEARCH_SEED}")
+    with pytest.raises(RunFolderError, match="no case is finished yet"):
+        finished_part(comparison, SEEDS, out)

@@ -1,0 +1,150 @@
+"""What is counted of a run and of several, on made-up rounds."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfit.reports.read import RunData
+from fedfit.sweeps.comparison import Case, Comparison, Method
+from fedfit.sweeps.comparison_rows import Outcome, curves_csv, group_outcomes, groups_csv, outcome_of, outcomes_csv
+from fedfit.sweeps.comparison_table import case_table, table_page
+from fedfit.sweeps.rate_search import Trial
+
+CASE = Case("ag_news", 0.5)
+ACCURACIES = (0.25, 0.6, 0.8, 0.7, 0.9)
+"""Of rounds 0 to 4."""
+
+
+def made_up_run(accuracies: tuple[float, ...] = ACCURACIES, **every_round: Any) -> RunData:
+    """Round n sends 100·n bytes up and 10·n down, takes n simulated seconds and 2·n joules; the server works n/4 s."""
+    rounds = [
+        {
+            "round": n,
+            "test_accuracy": accuracy,
+            "test_macro_f1": accuracy - 0.1,
+            "uplink_bytes": 100 * n,
+            "downlink_bytes": 10 * n,
+            "seconds": 1.0,
+            "refused": n % 2,
+            "simulated_s": float(n) if n else None,
+            "simulated_j": 2.0 * n if n else None,
+            "server_seconds": n / 4,
+            **every_round,
+        }
+        for n, accuracy in enumerate(accuracies)
+    ]
+    return RunData(Path("run"), "run", {"training": {"learning_rate": 1e-3}}, {}, rounds, [], None)
+
+
+def outcome(seed: int = 0, method: str = "a", target: float = 0.8, case: Case = CASE, run: RunData | None = None) -> Outcome:
+    return outcome_of(case, Method(method, (), sends=method != "alone"), seed, run or made_up_run(), target)
+
+
+def comparison() -> Comparison:
+    return Comparison("c", "Title", "tiny", "", (Method("a", ()),), (CASE,), (1e-3, 3e-3), 0.5, 1000, {"ag_news": 0.8})
+
+
+def test_totals_of_a_run() -> None:
+    """1 + 2 + 3 + 4 = 10 in every measure; refused in rounds 1 and 3."""
+    found = outcome()
+    assert (found.final_accuracy, found.final_macro_f1) == (0.9, 0.8)
+    assert (found.uplink_bytes, found.downlink_bytes) == (1000, 100)
+    assert (found.simulated_s, found.simulated_j, found.server_s) == (10.0, 20.0, 2.5)
+    assert (found.wall_s, found.refused, found.learning_rate) == (5.0, 2, 1e-3)
+    assert found.sent_bytes == (0, 110, 330, 660, 1100)
+
+
+@pytest.mark.parametrize(
+    ("target", "rounds", "seconds", "joules"),
+    [
+        (0.8, 2, 3.0, 6.0),  # reached exactly, in round 2: 1 + 2
+        (0.81, 4, 10.0, 20.0),
+        (0.95, None, None, None),
+        (0.2, 0, 0.0, 0.0),  # the untrained model is there already
+    ],
+)
+def test_to_the_target(target: float, rounds: int | None, seconds: float | None, joules: float | None) -> None:
+    """The first round at the target or above counts, though a later one falls below it."""
+    found = outcome(target=target)
+    assert (found.rounds_to_target, found.seconds_to_target, found.joules_to_target) == (rounds, seconds, joules)
+
+
+def test_a_run_without_a_plan_has_rounds_to_the_target_but_no_seconds() -> None:
+    found = outcome(run=made_up_run(simulated_s=None, simulated_j=None))
+    assert (found.rounds_to_target, found.seconds_to_target, found.joules_to_target) == (2, None, None)
+    assert (found.simulated_s, found.simulated_j) == (None, None)
+
+
+def test_a_run_that_did_not_record_the_servers_seconds() -> None:
+    run = made_up_run()
+    for line in run.rounds:
+        del line["server_seconds"]
+    assert outcome(run=run).server_s is None
+    assert outcome(run=made_up_run(server_seconds=None)).server_s is None
+
+
+def test_a_method_that_needs_no_exchange_has_no_bytes() -> None:
+    found = outcome(method="alone")
+    assert (found.uplink_bytes, found.downlink_bytes, found.sent_bytes) == (None, None, (0, 0, 0, 0, 0))
+
+
+def test_a_group_by_hand() -> None:
+    """Final accuracies 90 and 70 %: mean 80, s = 20/√2. The second never gets to 80 %, so 3 s are the first's alone."""
+    rows = [outcome(0), outcome(1, run=made_up_run((0.25, 0.6, 0.7)))]
+    (group,) = group_outcomes(rows)
+    assert (group.n, group.reached) == (2, 1)
+    assert group.mean["final_accuracy"] == pytest.approx(0.8)
+    assert group.sd["final_accuracy"] == pytest.approx(0.2 / 2**0.5)
+    assert (group.mean["seconds_to_target"], group.sd["seconds_to_target"]) == (3.0, None)
+    assert group.mean["simulated_s"] == (10 + 3) / 2
+
+
+def test_methods_and_cases_are_kept_apart() -> None:
+    other = Case("ag_news", 0.1)
+    rows = [outcome(0, "a"), outcome(1, "a"), outcome(0, "b"), outcome(0, "a", case=other)]
+    assert [(g.case, g.method, g.n) for g in group_outcomes(rows)] == [(CASE, "a", 2), (CASE, "b", 1), (other, "a", 1)]
+
+
+def test_the_table_says_reached_not_reached_and_not_there() -> None:
+    """Bytes in MB: 1,000 B are 0.00; so they are scaled up here by 10^4 in one run, to 10.00 and 1.00 MB."""
+    big = made_up_run()
+    for line in big.rounds:
+        line["uplink_bytes"] *= 10_000
+        line["downlink_bytes"] *= 10_000
+    never, unplanned = made_up_run((0.25, 0.3)), made_up_run(simulated_s=None, simulated_j=None, server_seconds=None)
+    rows = [
+        outcome(0, "a", run=big), outcome(1, "a", run=big),
+        outcome(0, "b"), outcome(1, "b", run=never),
+        outcome(0, "c", run=never),
+        outcome(0, "alone", run=unplanned),
+    ]  # fmt: skip
+    lines = case_table(group_outcomes(rows)).splitlines()
+    assert lines[0].endswith("| seconds to 80 % | joules to 80 % | server, s |")
+    assert lines[2] == ("| a | 0.001 | 90.0 ± 0.0 | 80.0 ± 0.0 | 10.00 ± 0.00 | 1.00 ± 0.00 | 3 ± 0 | 6 ± 0 | 2.50 ± 0.00 |")
+    assert "| 3 (1 of 2 seeds) | 6 (1 of 2 seeds) |" in lines[3]
+    assert "| not reached | not reached |" in lines[4]
+    assert lines[5] == "| alone | 0.001 | 90.0 | 80.0 | – | – | – | – | – |"
+
+
+def test_the_page_has_a_table_a_case_and_the_search() -> None:
+    trials = [Trial("ag_news", "a", 1e-3, 0.5), Trial("ag_news", "a", 3e-3, 0.612)]
+    page = table_page(comparison(), [outcome()], trials)
+    assert "## AG News, α = 0.5" in page
+    assert "| data | method | 0.001 | 0.003 |" in page
+    assert "| AG News | a | 50.0 | **61.2** |" in page
+
+
+def test_the_csv_files_hold_what_the_rows_hold() -> None:
+    rows = [outcome(0), outcome(1, run=made_up_run((0.25, 0.6)))]
+    runs, groups, curves = (list(csv.DictReader(io.StringIO(write(rows)))) for write in (outcomes_csv, groups_csv, curves_csv))
+    assert [(line["data"], line["alpha"], line["seed"], line["seconds_to_target"]) for line in runs] == [
+        ("ag_news", "0.5", "0", "3.0"),
+        ("ag_news", "0.5", "1", ""),
+    ]
+    assert [(line["n"], line["reached"], line["rounds_to_target_mean"]) for line in groups] == [("2", "1", "2.0")]
+    assert [(line["seed"], line["round"], line["sent_bytes"]) for line in curves[-3:]] == [
+        ("0", "4", "1100.0"), ("1", "0", "0.0"), ("1", "1", "110.0"),
+    ]  # fmt: skip

@@ -1,0 +1,74 @@
+"""Claims on made-up accuracies."""
+
+import pytest
+
+from fedfit.sweeps.comparison import Case, Claim, Comparison, Method
+from fedfit.sweeps.comparison_rows import Outcome
+from fedfit.sweeps.comparison_verdicts import OVER_ALL, RULE, claim_word, judge_claim, verdicts_page
+from fedfit.sweeps.verdicts import FAILS, HOLDS, NOISE
+from tests.sweeps.test_comparison_rows import made_up_run, outcome
+
+EASY, HARD = Case("ag_news", 0.5), Case("ag_news", 0.1)
+WOBBLE = (0.0, 0.05, -0.05)
+"""Added to every method of a seed: it is large, and a paired difference does not see it."""
+
+
+def rows(values: dict[tuple[str, Case], tuple[float, ...]]) -> list[Outcome]:
+    """Final accuracy by method, case and seed."""
+    return [
+        outcome(seed, method, case=case, run=made_up_run((0.25, value + WOBBLE[seed])))
+        for (method, case), by_seed in values.items()
+        for seed, value in enumerate(by_seed)
+    ]
+
+
+def flat(value: float) -> tuple[float, ...]:
+    return (value, value, value)
+
+
+def claim(*pairs: tuple[str, str]) -> Claim:
+    return Claim("a claim", "a table", pairs)
+
+
+@pytest.mark.parametrize(("low", "word"), [(flat(0.7), HOLDS), (flat(0.9), FAILS), ((0.7, 0.9, 0.8), NOISE)])
+def test_one_pair_in_one_case(low: tuple[float, ...], word: str) -> None:
+    found = judge_claim(claim(("a", "b")), rows({("a", EASY): flat(0.8), ("b", EASY): low}))
+    assert claim_word(found, EASY.label) == claim_word(found, OVER_ALL) == word
+
+
+def test_over_all_is_the_mean_over_the_cases_seed_by_seed() -> None:
+    """a − b in points: easy 10, 12, 14; hard −2, −4, −6. By seed their means are 4, 4, 4: 4 points without any scatter."""
+    given = rows(
+        {
+            ("a", EASY): (0.80, 0.82, 0.84), ("b", EASY): flat(0.7),
+            ("a", HARD): (0.68, 0.66, 0.64), ("b", HARD): flat(0.7),
+        }
+    )  # fmt: skip
+    (pair,) = judge_claim(claim(("a", "b")), given)
+    means = {column: estimate.mean for column, estimate in pair.estimates.items()}
+    assert means == pytest.approx({EASY.label: 12, HARD.label: -4, OVER_ALL: 4})
+    assert pair.estimates[OVER_ALL].error == pytest.approx(0, abs=1e-9)
+    assert (pair.estimates[OVER_ALL].n, pair.estimates[OVER_ALL].word) == (3, HOLDS)
+
+
+@pytest.mark.parametrize(("second", "word"), [(flat(0.7), HOLDS), ((0.7, 0.8, 0.9), NOISE), (flat(0.9), FAILS)])
+def test_a_claim_of_two_pairs(second: tuple[float, ...], word: str) -> None:
+    """a is above b by 20 points in every seed; what it is against c decides."""
+    given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.6), ("c", EASY): second})
+    assert claim_word(judge_claim(claim(("a", "b"), ("a", "c")), given), EASY.label) == word
+
+
+def test_a_pair_that_was_not_run_is_left_out() -> None:
+    given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.6)})
+    assert [(pair.higher, pair.lower) for pair in judge_claim(claim(("a", "b"), ("a", "z")), given)] == [("a", "b")]
+
+
+def test_the_page_tells_claims_pairs_and_the_rule() -> None:
+    given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.7), ("c", EASY): flat(0.9)})
+    claims = (Claim("a above b", "table 1", (("a", "b"),)), Claim("a above both", "", (("a", "b"), ("a", "c"))))
+    methods = tuple(Method(name, ()) for name in "abc")
+    page = verdicts_page(Comparison("c", "C", "t", "", methods, (EASY,), (1e-3,), 0.5, 9, {}, claims), given)
+    assert f"| a above b | table 1 | +10.00 points (± 0.00, 3 seeds) | {HOLDS} | {HOLDS} |" in page
+    assert f"| a above both |  | -10.00 to +10.00 points over 2 pairs | {FAILS} | {FAILS} |" in page
+    assert f"| a − c | -10.00 ± 0.00, {FAILS} | -10.00 ± 0.00, {FAILS} |" in page
+    assert RULE in page
