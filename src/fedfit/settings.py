@@ -89,6 +89,7 @@ class FederationSettings:
         None,
         "ranks of the devices, listed or drawn, for rules that take mixed ranks; default `adapter.rank` for all",
         minimum=1,
+        whole=True,
     )
     weighting: str = key(
         "rule",

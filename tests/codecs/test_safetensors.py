@@ -180,3 +180,14 @@ def test_tensors_beside_cost_their_bytes_and_nothing_where_there_are_none() -> N
 def test_a_tensor_beside_that_is_a_view_travels_as_it_looks() -> None:
     turned = torch.arange(12.0).reshape(3, 4).T
     assert torch.equal(CODEC.decode(CODEC.encode(replace(random_update(), extra={"x": turned}))).extra["x"], turned)
+
+
+def test_a_number_that_no_float_can_hold_is_refused() -> None:
+    """JSON can write it; a comparison of it with floats would raise on the server."""
+    sound = SafetensorsCodec().encode(random_update(1)).payload
+    size = int.from_bytes(sound[:8], "little")
+    header = json.loads(sound[8 : 8 + size])
+    header["__metadata__"]["fedfit"] = header["__metadata__"]["fedfit"].replace('"steps": 4', '"steps": 1' + 400 * "0")
+    text = json.dumps(header).encode()
+    with pytest.raises(UpdateRefused, match="not a whole update"):
+        SafetensorsCodec().decode(Packet(len(text).to_bytes(8, "little") + text + sound[8 + size :]))

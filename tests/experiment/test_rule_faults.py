@@ -154,3 +154,17 @@ def test_shrinking_ranks_have_no_moments() -> None:
 def test_a_penalty_without_pruning() -> None:
     remedy = "pruning = 1 never prunes, so nothing reads it; remove it, or set pruning below 1"
     assert faults("rule=hetlora", "pruning_penalty=0.5") == {"pruning_penalty": (0.5, remedy)}
+
+
+@pytest.mark.parametrize("policy", ["fixed", "joint", "per_device", "random_frequency"])
+def test_no_plan_goes_with_ranks_that_prune_themselves(policy: str) -> None:
+    recipe = parse_recipe("", ["federation.rule=hetlora", "federation.pruning=0.9", f"plan.policy={policy}"])
+    (fault,) = rule_faults(recipe)
+    assert (fault.key, fault.value) == ("federation.pruning", 0.9)
+    assert fault.remedy.startswith("no plan knows of devices' shrinking ranks")
+
+
+@pytest.mark.parametrize("what", ["robust=median", "robust=krum", "robust=trimmed_mean", "rule=local_only"])
+def test_weights_that_nothing_reads_are_told(what: str) -> None:
+    found = faults(what, "weighting=samples", "devices=9", "devices_per_round=9")
+    assert found == {"weighting": ("samples", f"{what.partition('=')[2]} weighs nothing; remove it")}

@@ -7,6 +7,8 @@ rank r. In each round device i gets ``I_i ⊂ {0..r−1}`` of size k_i, drawn un
     ∇_B = s·G·Aᵀ·S_i,   ∇_A = s·S_i·Bᵀ·G
     (B, A) += Σ p_i Δ_i, each Δ_i on its I_i,   head = Σ p_i head_i,   p_i = 1/|S_t| unless the recipe weighs by samples
 
+S_t being the devices whose update came and counted.
+
 ``s·B·S_i·A = (s·r/k_i)·B[:, I_i]·A[I_i, :]``: the device trains an ordinary adapter of rank k_i and scale s·r/k_i. The server
 draws I_i from the dispatch's seed, and again when the update is back, so no index travels and both ways shrink to k_i/r.
 

@@ -18,6 +18,8 @@ from dataclasses import replace
 from fedfit.aggregation.hetlora import HetLora, truncated
 from fedfit.records import AdapterSize, Memory, Penalty, ServerState, Task, Update
 
+_ROUNDING = 1e-9  # 0.29 · 100 is a little below 29 in floating point
+
 
 class PruningHetLora(HetLora):
     """The state counts each pruned device's rank, ``rank <device>``.
@@ -83,7 +85,7 @@ class PruningHetLora(HetLora):
         return 16
 
     def _kept(self, update: Update) -> int:
-        return max(1, math.floor(self._gamma * _rank(update)))
+        return max(1, math.floor(self._gamma * _rank(update) + _ROUNDING))
 
 
 def tail(update: Update, first: int) -> float:

@@ -1,4 +1,6 @@
-"""No federation: every device trains alone, on its own samples, and nothing travels. The floor of every comparison.
+"""No federation: every device trains alone, on its own samples, and no tensor travels. The floor of every comparison.
+
+Orders and replies are packets all the same, of some hundred bytes of framing, which are counted as every packet is.
 
 What is measured is the mean over the devices, each with its own model.
 """

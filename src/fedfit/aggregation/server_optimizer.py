@@ -16,7 +16,8 @@ from ``m_{-1} = 0`` and ``v_{-1} = τ²``. As in the paper there is no bias corr
 
 A tensor that no device changed in a round was not trained in it, and stays as it is together with its moments, which neither
 decay nor move it: FFA-LoRA's A never moves, and each factor of RoLoRA has moments of its own rounds alone. Were momentum to
-move the factor that devices did not train, RoLoRA's mean would be exact at a point where the server no longer is.
+move the factor that devices did not train, RoLoRA's mean would be exact at a point where the server no longer is. (FLASC's
+devices train all factors in every round, and all are stepped.)
 """
 
 from __future__ import annotations

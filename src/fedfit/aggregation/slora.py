@@ -8,13 +8,15 @@ random mask for the whole run, of as many ones as the factors have numbers unles
     after            FedAvg on A and B from there, over W0: what the rank r cannot hold of ΔW is dropped, as in the paper
     head             Σ p_i head_i in every round
 
-The mask has the same share of ones in every module, each place as likely as any. It is drawn from the recipe's seed on both
-sides, so values travel without their places: as many bytes as the factors have, both ways.
+Within a module each place is as likely as any; without a density a module has as many ones as its factors have numbers. The
+mask is drawn from the recipe's seed on both sides, so values travel without their places: by default as many bytes as the
+factors have, both ways.
 
 Which of the two a round is goes by its number alone, failed rounds included. ΔW is decomposed when the first LoRA round begins;
 should that round fail, the next one does it again from the same ΔW. Until then the global adapter is ΔW itself: a pair of full
 rank, ``A`` the identity and ``B = ΔW`` at scale 1, which is also how devices train it. So the sparse rounds cost a device
-``d·k`` numbers a module in memory, and the time of a dense gradient, which plans do not count.
+``k·(d + k)`` numbers a module in memory, ``d·k`` for the mask and each moment of its optimiser, and the time of a dense
+gradient, which plans do not count.
 """
 
 from __future__ import annotations

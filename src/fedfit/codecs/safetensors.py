@@ -81,9 +81,12 @@ def _numbers(found: object) -> dict[str, float]:
 
     Raises:
         TypeError: for anything else.
+        OverflowError: for a number that no float can hold.
     """
     if not isinstance(found, dict) or not all(type(value) in (int, float) for value in found.values()):
         raise TypeError(f"{found!r} is not a table of numbers")
+    for value in found.values():
+        float(value)  # JSON knows whole numbers that no float can hold
     return found
 
 

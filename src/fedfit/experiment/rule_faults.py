@@ -31,7 +31,7 @@ def rule_faults(recipe: Recipe) -> Iterator[Fault]:
     from fedfit.aggregation.rules import RULES
 
     yield from _optimizer(recipe)
-    yield from _pruning(recipe.federation)
+    yield from _pruning(recipe)
     yield from _robust(recipe)
     yield from _scaffold(recipe)
     yield from _slora(recipe.federation)
@@ -53,9 +53,15 @@ def _optimizer(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("federation.server_optimizer", federation.server_optimizer, remedy)
 
 
-def _pruning(federation: FederationSettings) -> Iterator[Fault]:
+def _pruning(recipe: Recipe) -> Iterator[Fault]:
+    federation = recipe.federation
     if federation.rule != "hetlora":
         return
+    if federation.pruning < 1 and recipe.plan.policy != "none":
+        remedy = (
+            f"no plan knows of devices' shrinking ranks (plan.policy = {recipe.plan.policy!r}); set it to 1, or policy to none"
+        )
+        yield Fault("federation.pruning", federation.pruning, remedy)
     if federation.pruning < 1 and federation.server_optimizer != "none":
         remedy = "no server optimiser goes with devices' shrinking ranks; set it to 1"
         yield Fault("federation.pruning", federation.pruning, remedy)
@@ -74,6 +80,9 @@ def _robust(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("federation.robust", robust, f"it takes the place of fedavg's mean, and {rule} has another; choose none")
     elif robust != "none" and (federation.ranks is not None or recipe.plan.policy == "per_device"):
         yield Fault("federation.robust", robust, "factors of mixed ranks have no coordinates in common; give devices one rank")
+    unweighted = robust if robust in ("median", "trimmed_mean", "krum") else "local_only" if rule == "local_only" else None
+    if unweighted is not None and federation.weighting == "samples":
+        yield Fault("federation.weighting", "samples", f"{unweighted} weighs nothing; remove it")
     if robust == "trimmed_mean" and federation.trim >= 0.5:
         yield Fault("federation.trim", federation.trim, "half at each end is everything; set it below 0.5")
     least = 2 * federation.suspected + 3

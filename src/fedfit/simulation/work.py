@@ -39,7 +39,9 @@ class WorkModel:
 
     @cached_property
     def formula(self) -> Work:
-        """Eq. 5 for what is sent, without the head; cycles by ``plan.compute``, with the trunk already cached."""
+        """Eq. 5: both factors both ways, whatever the rule sends of them, without the head; cycles by ``plan.compute``, with
+        the trunk already cached.
+        """
         matrices = self._matrices
         work = paper_work(
             self.fleet.with_samples(self.fleet.samples * self.passes),

@@ -91,7 +91,7 @@ def _lowest(comparison: Comparison) -> dict[str, float]:
 
 
 def _check(comparison: Comparison, seeds: int, out: Path, *, force: bool) -> None:
-    """Refuses before the first run what would be refused hours later."""
+    """Refuses before the first run what would be refused hours later; but not a spread that leaves too few devices a sample."""
     for source in comparison.sources():
         other_recipes(comparison.search(source).runs(1), comparison.search_folder(source, out), force=force)
     for case in comparison.cases:

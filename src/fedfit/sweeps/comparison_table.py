@@ -82,7 +82,8 @@ def _spread(group: Group, measure: str, factor: float, digits: int) -> str:
 def _search_words(comparison: Comparison) -> str:
     return (
         "Accuracy in percent after the last round. Every method was run at every rate, for each data set at "
-        f"α = {comparison.search_alpha:g} with seed {comparison.search_seed}, which is none of those above. The best rate, in "
+        f"α = {comparison.search_alpha:g} with seed {comparison.search_seed}, which is none of those above, on "
+        "test rows as they are. The best rate, in "
         "bold, is the method's on that data set throughout; of equal ones the lowest. A choice at either end of those "
         "tried may not be the best there is."
     )
