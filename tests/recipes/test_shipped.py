@@ -10,8 +10,21 @@ from fedfit.experiment.validate import validate_offline
 from fedfit.settings import Recipe
 
 NAMES = (
-    *("agnews-minilm", "agnews-mixed", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless"),
-    *("demo", "mrpc-minilm", "sst2-minilm"),
+    *("agnews-minilm", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless", "demo", "fedadam"),
+    *(
+        "fedex-lora",
+        "fedit",
+        "fedprox",
+        "fedsa-lora",
+        "ffa-lora",
+        "flasc",
+        "flexlora",
+        "flora",
+        "fslora",
+        "hetlora",
+        "mrpc-minilm",
+    ),
+    *("rolora", "scaffold", "slora", "sst2-minilm"),
 )
 
 
