@@ -164,7 +164,7 @@ def test_no_plan_goes_with_ranks_that_prune_themselves(policy: str) -> None:
     assert fault.remedy.startswith("no plan knows of devices' shrinking ranks")
 
 
-@pytest.mark.parametrize("what", ["robust=median", "robust=krum", "robust=trimmed_mean", "rule=local_only"])
+@pytest.mark.parametrize("what", ["robust=median", "robust=krum", "robust=trimmed_mean"])
 def test_weights_that_nothing_reads_are_told(what: str) -> None:
     found = faults(what, "weighting=samples", "devices=9", "devices_per_round=9")
     assert found == {"weighting": ("samples", f"{what.partition('=')[2]} weighs nothing; remove it")}

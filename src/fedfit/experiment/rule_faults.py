@@ -80,9 +80,8 @@ def _robust(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("federation.robust", robust, f"it takes the place of fedavg's mean, and {rule} has another; choose none")
     elif robust != "none" and (federation.ranks is not None or recipe.plan.policy == "per_device"):
         yield Fault("federation.robust", robust, "factors of mixed ranks have no coordinates in common; give devices one rank")
-    unweighted = robust if robust in ("median", "trimmed_mean", "krum") else "local_only" if rule == "local_only" else None
-    if unweighted is not None and federation.weighting == "samples":
-        yield Fault("federation.weighting", "samples", f"{unweighted} weighs nothing; remove it")
+    if robust in ("median", "trimmed_mean", "krum") and federation.weighting == "samples":
+        yield Fault("federation.weighting", "samples", f"{robust} weighs nothing; remove it")
     if robust == "trimmed_mean" and federation.trim >= 0.5:
         yield Fault("federation.trim", federation.trim, "half at each end is everything; set it below 0.5")
     least = 2 * federation.suspected + 3
