@@ -22,7 +22,7 @@ def caption(sweep: Sweep, seeds: int) -> str:
     source = " or ".join(DATA_NAMES.get(name, name) for name in sweep.values("data.source"))
     data = f"{devices} × {samples // devices:,} {source} samples" if samples else f"all {source} samples on {devices} devices"
     spread = f"mean ± s.d. of {seeds} seeds" if seeds > 1 else "1 seed"
-    return f"{model}, {data}, {_count(recipe.federation.rounds, 'round')}, {spread}; see settings.md"
+    return f"{model}, {data}, {_rounds(sweep)}, {spread}; see settings.md"
 
 
 def settings_text(sweep: Sweep, seeds: int) -> str:
@@ -73,6 +73,11 @@ def table_text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, without a newline at its end."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _rounds(sweep: Sweep) -> str:
+    several = sorted(set(sweep.values("federation.rounds")))
+    return _count(several[0], "round") if len(several) == 1 else f"{' or '.join(map(str, several))} rounds"
 
 
 def _count(number: int, what: str) -> str:
