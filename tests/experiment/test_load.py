@@ -137,13 +137,22 @@ def test_not_toml(text: str) -> None:
         ("adapter.layers=[3, 5]", "adapter", "layers", (3, 5)),
         ("adapter.targets=['key']", "adapter", "targets", ("key",)),
         ("data.train=a=b.csv", "data", "train", "a=b.csv"),
-        ("data.label=", "data", "label", ""),
+        ("data.label=''", "data", "label", ""),
     ],
 )
 def test_overrides(override: str, section: str, key: str, value: object) -> None:
     recipe = parse_recipe("[adapter]\nrank = 2", [override])
     found = getattr(getattr(recipe, section), key)
     assert (found, type(found)) == (value, type(value))
+
+
+def test_an_override_without_a_value_takes_the_key_out() -> None:
+    """So that it has its default; a recipe that gives ranks can be run under a plan that does."""
+    text = 'name = "x"\n[federation]\nrule = "flora"\nranks = [1, 2, 3]\n'
+    assert parse_recipe(text).federation.ranks == (1, 2, 3)
+    assert parse_recipe(text, ["federation.ranks="]).federation.ranks is None
+    with pytest.raises(RecipeError, match=r"federation\.rnks = '': it is not set there, so there is nothing to take out"):
+        parse_recipe(text, ["federation.rnks="])
 
 
 def test_top_level_and_later_overrides() -> None:

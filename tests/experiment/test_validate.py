@@ -57,7 +57,7 @@ def test_the_default_recipe_is_valid(tiny_models: dict[str, Path]) -> None:
             "flora, fedex_lora, fedsa_lora, local_only, flasc, slora",
         ),
         ("name=a/b", "a/b", "it names the run folder; give one word or several, without / and line breaks"),
-        ("name=", "", "it names the run folder; give one word or several, without / and line breaks"),
+        ("name=''", "", "it names the run folder; give one word or several, without / and line breaks"),
         ("name=..", "..", "it names the run folder; give one word or several, without / and line breaks"),
         ("trunk_cache.folder=~nobody-here/x", "~nobody-here/x", "give the path of a folder, or leave the key out"),
         ("adapter.targets=[]", [], "name at least one of query, key, value, attention_output, intermediate, output"),

@@ -36,7 +36,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "the te
     """A recipe of known keys and right types; what else must hold is for ``experiment.validate``, and told with the rest.
 
     Args:
-        overrides: ``section.key=value``, the value in TOML; a bare word is taken as a string.
+        overrides: ``section.key=value``, the value in TOML; a bare word is taken as a string, and nothing takes the key out.
         origin: the file or name that the text came from, for the message when it is not TOML.
 
     Raises:

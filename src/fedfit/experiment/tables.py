@@ -31,7 +31,8 @@ def read_toml(text: str, origin: str, what: str = "recipe") -> dict[str, Any]:
 
 
 def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:
-    """Sets ``section.key=value`` in ``document``, the value in TOML; a bare word is taken as a string."""
+    """Sets ``section.key=value`` in ``document``, the value in TOML; a bare word is taken as a string, and nothing at all takes
+    the key out of the document, so that it has its default."""
     path, equals, raw = words.partition("=")
     *sections, last = path.strip().split(".")
     if not equals or not last:
@@ -43,7 +44,10 @@ def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:
         if not isinstance(table, dict):
             faults.append(Fault(path, raw, f"{section} is a key or a list of tables, not a section"))
             return
-    table[last] = _override_value(raw.strip())
+    if raw.strip():
+        table[last] = _override_value(raw.strip())
+    elif table.pop(last, _MISSING) is _MISSING:
+        faults.append(Fault(path, "", "it is not set there, so there is nothing to take out; write a value after the ="))
 
 
 def _override_value(raw: str) -> Any:
