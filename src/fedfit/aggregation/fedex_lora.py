@@ -13,45 +13,25 @@ sent as factors of that rank (``merged_base``), beside the A and B of the next r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from fedfit.aggregation.fedavg import FedAvg
 from fedfit.aggregation.gather import gather
 from fedfit.aggregation.low_rank import product_factors
-from fedfit.aggregation.merged_base import base_of, catch_up, merge, received_base, remembered, whole_bytes
-from fedfit.records import AdapterSize, Factors, Memory, ServerState, Task, Update
+from fedfit.aggregation.merged_base import MergingRule, catch_up, merge
+from fedfit.records import AdapterSize, Factors, ServerState, Update
 
 
-class FedExLora(FedAvg):
+class FedExLora(MergingRule):
     """Sample-weighted mean of factors and head; the residual goes into the weights. Memory: a round's factors until the last is
     there, ``I·r·(d + k)`` numbers a module, and ``d·k`` for what is merged; each device keeps the latter as well."""
-
-    keeps_pair = False  # a step from the mean would leave the residual behind
-
-    def init(self, adapter: Update) -> ServerState:  # type: ignore[override]
-        """Nothing merged."""
-        return ServerState(adapter)
-
-    def resize(self, state: ServerState, size: AdapterSize, seed: int) -> ServerState:  # type: ignore[override]
-        """The nearest product of the new rank; what is merged stays."""
-        return replace(state, adapter=super().resize(state.adapter, size, seed))
 
     def dispatch(self, state: ServerState, device: int, size: AdapterSize, seed: int) -> Update:  # type: ignore[override]
         """A, B, the head, and what the device's weights lack."""
         extra, metrics = catch_up(state, device)
         return replace(super().dispatch(state.adapter, device, size, seed), extra=extra, metrics=metrics)
-
-    def receive(self, received: Update, memory: Memory | None) -> Task:
-        """What was sent, over the device's merged weights."""
-        return Task(received, received_base(received, memory))
-
-    def send(self, task: Task, trained: Update, memory: Memory | None) -> tuple[Update, Memory | None]:
-        """What was trained; the device keeps its weights."""
-        return trained, remembered(task.base, task.update)
 
     def apply(self, state: ServerState, updates: Iterable[Update]) -> ServerState:  # type: ignore[override]
         """The mean, summed in float64, and the residual of its product."""
@@ -61,18 +41,6 @@ class FedExLora(FedAvg):
         means = {name: _mean(pairs) for name, pairs in gathered.pairs.items()}
         steps = {name: _residual(pairs, means[name]) for name, pairs in gathered.pairs.items()}
         return merge(state, steps, Update(means, gathered.head), gathered.devices)
-
-    def adapter(self, state: ServerState) -> Update:  # type: ignore[override]
-        """The mean pair."""
-        return state.adapter
-
-    def base(self, state: ServerState) -> Mapping[str, Tensor]:
-        """The sum of the residuals."""
-        return base_of(state.tensors)
-
-    def extra_bytes(self, adapter: Update) -> int:
-        """The whole of what is merged."""
-        return whole_bytes(adapter)
 
 
 def _mean(pairs: list[tuple[float, Factors]]) -> Factors:

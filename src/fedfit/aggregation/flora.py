@@ -14,26 +14,23 @@ more than one round (``merged_base``). Fresh factors are not sent: the device dr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from fedfit.aggregation.fedavg import FedAvg
 from fedfit.aggregation.gather import gather
-from fedfit.aggregation.merged_base import base_of, catch_up, merge, received_base, remembered, whole_bytes
-from fedfit.aggregation.resize import fresh_rows, resize_update
+from fedfit.aggregation.merged_base import MergingRule, catch_up, merge, received_base
+from fedfit.aggregation.resize import fresh_rows
 from fedfit.randomness import derive_seed
 from fedfit.records import AdapterSize, Factors, Memory, ServerState, Task, Update
 
 
-class Flora(FedAvg):
+class Flora(MergingRule):
     """Stacking. Memory: a round's factors until the last is there, ``Σr_i·(d + k)`` numbers a module, and ``d·k`` for ΔW; each
     device keeps the latter as well."""
 
     mixed_ranks = True
-    keeps_pair = False
     known = frozenset({"a", "b"})
 
     def init(self, adapter: Update) -> ServerState:  # type: ignore[override]
@@ -43,10 +40,6 @@ class Flora(FedAvg):
             return ServerState(fresh)
         steps = {name: Factors(pair.a * pair.scale, pair.b, 1.0) for name, pair in adapter.factors.items()}
         return merge(ServerState(fresh), steps, fresh)
-
-    def resize(self, state: ServerState, size: AdapterSize, seed: int) -> ServerState:  # type: ignore[override]
-        """The fresh pair at another rank; what is merged does not know of ranks."""
-        return replace(state, adapter=resize_update(state.adapter, size, seed))
 
     def dispatch(self, state: ServerState, device: int, size: AdapterSize, seed: int) -> Update:  # type: ignore[override]
         """A fresh pair of the device's rank, and what its weights lack."""
@@ -61,10 +54,6 @@ class Flora(FedAvg):
         factors = {name: _start(pair, AdapterSize(rank, pair.scale), seed, name) for name, pair in received.factors.items()}
         return Task(replace(received, factors=factors), received_base(received, memory))
 
-    def send(self, task: Task, trained: Update, memory: Memory | None) -> tuple[Update, Memory | None]:
-        """What was trained; the device keeps its weights."""
-        return trained, remembered(task.base, task.update)
-
     def apply(self, state: ServerState, updates: Iterable[Update]) -> ServerState:  # type: ignore[override]
         """Stacks what comes, and merges it."""
         gathered = gather(updates, state.adapter)
@@ -72,18 +61,6 @@ class Flora(FedAvg):
             return state
         steps = {name: _stacked(pairs) for name, pairs in gathered.pairs.items()}
         return merge(state, steps, replace(state.adapter, head=gathered.head), gathered.devices)
-
-    def adapter(self, state: ServerState) -> Update:  # type: ignore[override]
-        """A pair whose product is zero, and the head."""
-        return state.adapter
-
-    def base(self, state: ServerState) -> Mapping[str, Tensor]:
-        """All that was learned."""
-        return base_of(state.tensors)
-
-    def extra_bytes(self, adapter: Update) -> int:
-        """The whole difference."""
-        return whole_bytes(adapter)
 
 
 def _stacked(pairs: list[tuple[float, Factors]]) -> Factors:

@@ -17,11 +17,46 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fedfit.aggregation.fedavg import FedAvg
 from fedfit.aggregation.low_rank import product_factors
 from fedfit.errors import UpdateRefused
-from fedfit.records import Factors, Memory, ServerState, Update
+from fedfit.records import AdapterSize, Factors, Memory, ServerState, Task, Update
 
 _NAMING_BYTES = 400  # the most that name, type, shape and place of one tensor take in a packet's header
+
+
+class MergingRule(FedAvg):
+    """What rules that merge have in common: the state above on the server, the merged weights in a device's memory."""
+
+    keeps_pair = False  # a server's step from the pair alone would leave what is merged behind
+
+    def init(self, adapter: Update) -> ServerState:  # type: ignore[override]
+        """Nothing merged."""
+        return ServerState(adapter)
+
+    def resize(self, state: ServerState, size: AdapterSize, seed: int) -> ServerState:  # type: ignore[override]
+        """The pair at another rank, by its nearest product; what is merged does not know of ranks."""
+        return replace(state, adapter=super().resize(state.adapter, size, seed))
+
+    def receive(self, received: Update, memory: Memory | None) -> Task:
+        """What was sent, over the device's merged weights."""
+        return Task(received, received_base(received, memory))
+
+    def send(self, task: Task, trained: Update, memory: Memory | None) -> tuple[Update, Memory | None]:
+        """What was trained; the device keeps its weights."""
+        return trained, _remembered(task.base, task.update)
+
+    def adapter(self, state: ServerState) -> Update:  # type: ignore[override]
+        """The pair and the head."""
+        return state.adapter
+
+    def base(self, state: ServerState) -> Mapping[str, Tensor]:
+        """All that was merged."""
+        return base_of(state.tensors)
+
+    def extra_bytes(self, adapter: Update) -> int:
+        """The most that a catch-up takes: ``ΔW`` of all modules."""
+        return sum(4 * pair.b.shape[0] * pair.a.shape[1] + 2 * _NAMING_BYTES for pair in adapter.factors.values())
 
 
 def base_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,7 +110,7 @@ def received_base(received: Update, memory: Memory | None) -> Mapping[str, Tenso
     }
 
 
-def remembered(base: Mapping[str, Tensor], received: Update) -> Memory:
+def _remembered(base: Mapping[str, Tensor], received: Update) -> Memory:
     """What the device keeps of ``base``, made of what it ``received``."""
     version = received.metrics.get("base_version", 0)
     return Memory({f"base {name}": tensor for name, tensor in base.items()}, {"version": version})
@@ -94,11 +129,6 @@ def folded(adapter: Update, base: Mapping[str, Tensor]) -> Update:
         if len(found.a):
             factors[name] = found
     return replace(adapter, factors=factors)
-
-
-def whole_bytes(adapter: Update) -> int:
-    """The most that a catch-up takes: ``ΔW`` of all modules."""
-    return sum(4 * pair.b.shape[0] * pair.a.shape[1] + 2 * _NAMING_BYTES for pair in adapter.factors.values())
 
 
 def _added(base: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
