@@ -28,11 +28,6 @@ def format_seconds(duration_s: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def format_hertz(frequency_hz: float) -> str:
-    """``1.25e9`` → ``'1.25 GHz'``."""
-    return _with_prefix(frequency_hz, "Hz", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")))
-
-
 def format_joules(energy_j: float) -> str:
     """``0.0125`` → ``'12.5 mJ'``."""
     return _with_prefix(energy_j, "J", ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ")))

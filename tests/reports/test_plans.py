@@ -13,7 +13,7 @@ from fedfit.reports.plan_figure import draw_plan, write_plan_figure
 from fedfit.reports.plan_summary import highest_ranks, plan_summary
 from fedfit.reports.plan_table import plan_table, share_of
 from fedfit.reports.style import BINDING_COLOURS
-from fedfit.units import duration_scale, energy_scale, format_hertz, format_joules, format_simulated
+from fedfit.units import duration_scale, energy_scale, format_joules, format_simulated
 
 from .conftest import plan_json
 from .test_tables import shown
@@ -111,7 +111,6 @@ def test_shares_take_the_unit_of_the_limit() -> None:
 
 
 def test_units() -> None:
-    assert [format_hertz(value) for value in (1.25e9, 5e6, 0)] == ["1.25 GHz", "5.00 MHz", "0 Hz"]
     assert [format_joules(value) for value in (0.0125, 3e-6, 4.6, 12_345, 0)] == [
         "12.5 mJ",
         "3.00 µJ",

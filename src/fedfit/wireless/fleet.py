@@ -51,10 +51,6 @@ class Fleet:
         """The same devices with other numbers of samples."""
         return replace(self, samples=np.asarray(samples, dtype=np.float64))
 
-    def with_energy_budget(self, energy_budget_j: float) -> Fleet:
-        """The same devices with one energy budget for all."""
-        return replace(self, energy_budget_j=np.full(len(self), float(energy_budget_j)))
-
     def take(self, devices: Sequence[int] | np.ndarray) -> Fleet:
         """The fleet of ``devices`` alone, in that order."""
         rows = np.asarray(devices, dtype=np.int64)
