@@ -1,8 +1,8 @@
 """FLASC against dense masks made with loops, its bytes, and what a device may not send."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import UpdateRefused
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.rule_faults import rule_faults
-from fedfit.records import PARTS, AdapterSize, Order, Packet, Reply, Task, Update
+from fedfit.records import PARTS, AdapterSize, Packet, Task, Update
 from fedfit.rounds.federation import Federation
-from fedfit.rounds.link import Link
 from fedfit.rounds.round import initial_result, run_round
 from fedfit.simulation.run import Simulation, run
 from fedfit.simulation.work import extra_bytes, overhead_bytes
+from tests.aggregation.watching import Spoiled
 from tests.builders import link_of, random_update, randomise, same_bits, tiny_recipe, tiny_simulation
 from tests.simulation.test_clock import planned
 
@@ -327,22 +327,6 @@ def test_a_run_is_that_of_the_dense_twin(tiny_bert: Path) -> None:
         state = twin_round(state, ends, 0.25, 0.25)
     for name, tensor in named_tensors(found).items():
         torch.testing.assert_close(tensor, named_tensors(state)[name], rtol=1e-5, atol=1e-6)
-
-
-@dataclass(frozen=True)
-class Spoiled:
-    """A link that changes what travels beside the head in the reply of device 1."""
-
-    link: Link
-    spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    base: Update
-
-    def exchange(self, orders: Iterable[Order]) -> Iterator[Reply]:
-        for reply in self.link.exchange(orders):
-            assert reply.packet is not None
-            update = CODEC.decode(reply.packet, self.base)
-            packet = CODEC.encode(replace(update, extra=self.spoil(dict(update.extra))), frozenset({"head"}))
-            yield replace(reply, packet=packet) if reply.device == 1 else reply
 
 
 def with_values(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:

@@ -1,7 +1,4 @@
-import gc
 import math
-import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +14,7 @@ from fedfit.aggregation.norm_bound import NormBound
 from fedfit.aggregation.robust import Median, TrimmedMean
 from fedfit.errors import TrainingStopped
 from fedfit.records import AdapterSize, Origin, Update
+from tests.aggregation.watching import most_alive
 from tests.builders import random_update, same_bits
 
 STATE = random_update(99)
@@ -228,21 +226,7 @@ def test_apply_changes_neither_state_nor_updates(rule: FedAvg) -> None:
 
 @pytest.mark.parametrize("bound", [0.1, math.inf])
 def test_the_norm_bound_has_one_update_alive_at_a_time(bound: float) -> None:
-    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    most = 0
-
-    def updates() -> Iterator[Update]:
-        nonlocal most
-        for seed in range(4):
-            gc.collect()
-            most = max(most, len(alive))
-            update = random_update(seed)
-            alive.update(named_tensors(update).values())
-            yield update
-            del update
-
-    NormBound(bound).apply(STATE, updates())
-    assert most == 0
+    assert most_alive(lambda updates: NormBound(bound).apply(STATE, updates)) == 0
 
 
 @rules

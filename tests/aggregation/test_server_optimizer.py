@@ -1,7 +1,4 @@
-import gc
 import math
-import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +21,7 @@ from fedfit.records import AdapterSize, Factors, Origin, RoundResult, ServerStat
 from fedfit.settings import FederationSettings, Recipe
 from fedfit.simulation.run import run
 from fedfit.tracking.checkpoint import Checkpoints
+from tests.aggregation.watching import most_alive
 from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
 from tests.tracking.results import result
 
@@ -219,22 +217,8 @@ def test_the_order_of_the_devices_changes_no_bit(kind: str, order: list[int], we
 
 @pytest.mark.parametrize("kind", ["adam"])  # what is kept does not depend on it, and the collector is slow
 def test_one_update_is_alive_at_a_time(kind: str) -> None:
-    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    most = 0
-
-    def updates() -> Iterator[Update]:
-        nonlocal most
-        for seed in range(4):
-            gc.collect()
-            most = max(most, len(alive))
-            update = random_update(seed)
-            alive.update(named_tensors(update).values())
-            yield update
-            del update
-
     optimizer = make(kind)
-    optimizer.apply(optimizer.init(STATE), updates())
-    assert most == 0
+    assert most_alive(lambda updates: optimizer.apply(optimizer.init(STATE), updates)) == 0
 
 
 def only(parts: set[str], state: Update, seed: int) -> Update:

@@ -1,8 +1,8 @@
 """SLoRA against training of the weights themselves, its decomposition, its bytes, and where one stage ends."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from fedfit.data.tokenize import Samples
 from fedfit.errors import UpdateRefused
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.rule_faults import rule_faults
-from fedfit.records import PARTS, AdapterSize, Factors, Order, Packet, Reply, ServerState, Task, Update
+from fedfit.records import PARTS, AdapterSize, Factors, Packet, ServerState, Task, Update
 from fedfit.rounds.client import Client
 from fedfit.rounds.federation import Federation
-from fedfit.rounds.link import Link
 from fedfit.rounds.round import initial_result, run_round
 from fedfit.settings import FederationSettings, Recipe
 from fedfit.simulation.run import Simulation, run
 from fedfit.simulation.work import overhead_bytes
+from tests.aggregation.watching import Spoiled
 from tests.builders import link_of, random_update, same_bits, tiny_recipe, tiny_simulation
 
 CODEC = SafetensorsCodec()
@@ -339,22 +339,6 @@ def test_what_travels_is_counted_to_the_byte(density: float | None, tiny_bert: P
         line = lines[number // 2]
         assert packet.size_bytes == (line.uplink_bytes if number % 2 else line.downlink_bytes)
         assert packet.size_bytes <= most
-
-
-@dataclass(frozen=True)
-class Spoiled:
-    """A link that changes what travels beside the head in the reply of device 1."""
-
-    link: Link
-    spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    base: Update
-
-    def exchange(self, orders: Iterable[Order]) -> Iterator[Reply]:
-        for reply in self.link.exchange(orders):
-            assert reply.packet is not None
-            update = CODEC.decode(reply.packet, self.base)
-            packet = CODEC.encode(replace(update, extra=self.spoil(dict(update.extra))), frozenset({"head"}))
-            yield replace(reply, packet=packet) if reply.device == 1 else reply
 
 
 def first_changed(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:

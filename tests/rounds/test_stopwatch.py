@@ -1,8 +1,6 @@
 """The rule's own seconds: all that it does, and nothing of what it waits for."""
 
-import gc
 import time
-import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -10,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
-from fedfit.aggregation.base import named_tensors
 from fedfit.aggregation.fedavg import FedAvg
 from fedfit.records import AdapterSize, RoundRecord, Task, Update
 from fedfit.rounds.client import Client
 from fedfit.rounds.round import Stopwatch
 from fedfit.simulation.run import Simulation, run
+from tests.aggregation.watching import most_alive
 from tests.builders import random_update, tiny_recipe, tiny_simulation
 
 SLEEP = 0.2
@@ -54,22 +51,11 @@ def test_the_stream_comes_as_it_is_and_may_be_left() -> None:
 
 
 def test_no_update_is_kept() -> None:
-    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
-    most = 0
-
-    def updates() -> Iterator[Update]:
-        nonlocal most
-        for seed in range(4):
-            gc.collect()
-            most = max(most, len(alive))
-            update = random_update(seed)
-            alive.update(named_tensors(update).values())
-            yield update
+    def drain(updates: Iterator[Update]) -> None:
+        for update in Stopwatch().waiting(updates):
             del update
 
-    for update in Stopwatch().waiting(updates()):
-        del update
-    assert most == 0
+    assert most_alive(drain) == 0
 
 
 class Slow(FedAvg):
