@@ -128,9 +128,9 @@ def _one(device: dict[str, float]) -> int:
 def _margin(rank: float, device: dict[str, float]) -> float:
     """The least of what is left of C1 at f_max and of C2 at the least frequency, each in a form that is smooth in the rank."""
     cycles = device["cycles_fixed"] + rank * device["cycles_per_rank"]
-    bits = device["bits_fixed"] + rank * device["bits_per_rank"]
-    uplink_s = bits / device["uplink_bits_per_s"]
-    left_s = device["deadline_s"] - uplink_s - bits / device["downlink_bits_per_s"]
+    uplink_s = (device["uplink_bits_fixed"] + rank * device["uplink_bits_per_rank"]) / device["uplink_bits_per_s"]
+    downlink_s = (device["downlink_bits_fixed"] + rank * device["downlink_bits_per_rank"]) / device["downlink_bits_per_s"]
+    left_s = device["deadline_s"] - uplink_s - downlink_s
     left_j = device["energy_budget_j"] - device["circuit_energy_j"] - device["transmit_power_w"] * uplink_s
     in_time = left_s - cycles / device["max_frequency_hz"]
     if left_s <= 0 or left_j <= 0:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from fedfit.aggregation.base import named_tensors, travelling
+from fedfit.aggregation.base import named_tensors
 from fedfit.aggregation.fedavg import FedAvg
 from fedfit.aggregation.flasc import Flasc
 from fedfit.aggregation.server_optimizer import ServerOptimizer
@@ -25,7 +25,7 @@ from fedfit.records import PARTS, AdapterSize, Packet, Task, Update
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.round import initial_result, run_round
 from fedfit.simulation.run import Simulation, run
-from fedfit.simulation.work import extra_bytes, overhead_bytes
+from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
 from tests.aggregation.watching import Spoiled
 from tests.builders import link_of, random_update, randomise, same_bits, tiny_recipe, tiny_simulation
 from tests.simulation.test_clock import planned
@@ -277,7 +277,9 @@ def test_what_travels_is_counted_to_the_byte(down: float, up: float, tiny_bert: 
     entries = sum(tensor.numel() for name in made.initial.factors for tensor in pair(made.initial, name))
     head_bytes = 4 * sum(tensor.numel() for tensor in made.initial.head.values())
     assert len(codec.packets) == 6
-    most = overhead_bytes(SafetensorsCodec(), made.initial, travelling(made.rule, 3)) + made.rule.extra_bytes(made.initial)
+    rank = made.recipe.adapter.rank
+    traffic = [way(made.rule, SafetensorsCodec(), made.initial, 3) for way in (downlink_traffic, uplink_traffic)]
+    most = [(way.bits_fixed + rank * way.bits_per_rank) / 8 for way in traffic]
     for number, packet in enumerate(codec.packets):
         count = max(1, round((up if number % 2 else down) * entries))
         tensors = load(packet.payload)
@@ -287,20 +289,22 @@ def test_what_travels_is_counted_to_the_byte(down: float, up: float, tiny_bert: 
         assert packet.size_bytes == header_bytes + numbers_bytes
         line = first.devices[number // 2]
         assert packet.size_bytes == (line.uplink_bytes if number % 2 else line.downlink_bytes)
-        assert packet.size_bytes <= most
-    assert most - max(packet.size_bytes for packet in codec.packets) < 500
+        assert most[number % 2] - 500 < packet.size_bytes <= most[number % 2]
 
 
 @pytest.mark.parametrize("density", [0.01, 0.25, 1.0])
 def test_a_plan_counts_what_travels_at_every_rank(density: float) -> None:
     """At each rank of 12 at least what is really sent, and at most 700 bytes more, for names and wide numbers."""
     rule, widest = Flasc(density, density / 2), random_update(1, rank=12)
-    fixed, per_rank = extra_bytes(rule, widest)
-    fixed += overhead_bytes(CODEC, widest, travelling(rule, 3))
+    down, up = downlink_traffic(rule, CODEC, widest, 3), uplink_traffic(rule, CODEC, widest, 3)
     for rank in range(1, 13):
         state = random_update(2, rank=rank, scale=1 / rank)
-        sent = CODEC.encode(rule.dispatch(state, 0, AdapterSize(rank, 1 / rank), 0), rule.gets(1)).size_bytes
-        assert sent <= fixed + rank * per_rank <= sent + 700
+        order = rule.dispatch(state, 0, AdapterSize(rank, 1 / rank), 0)
+        sent = CODEC.encode(order, rule.gets(1)).size_bytes
+        assert 8 * sent <= down.bits_fixed + rank * down.bits_per_rank <= 8 * (sent + 700)
+        reply, _ = rule.send(rule.receive(order, None), replace(state, metrics={"steps": 9.0, "train_loss": 0.5}), None)
+        sent = CODEC.encode(reply, rule.sends(1)).size_bytes
+        assert 8 * sent <= up.bits_fixed + rank * up.bits_per_rank <= 8 * (sent + 700)
 
 
 def test_a_plan_that_changes_the_rank_is_followed(tiny_bert: Path) -> None:

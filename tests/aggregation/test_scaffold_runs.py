@@ -23,7 +23,7 @@ from fedfit.records import PARTS, Memory, RoundResult, ServerState, Task, Update
 from fedfit.rounds.client import Client, rate_factor
 from fedfit.rounds.server import choose_devices
 from fedfit.simulation.run import Simulation, run
-from fedfit.simulation.work import overhead_bytes
+from fedfit.simulation.traffic import uplink_traffic
 from fedfit.tracking.checkpoint import Checkpoints
 from fedfit.tracking.memories import DeviceMemories
 from tests.aggregation.quadratics import (
@@ -200,16 +200,17 @@ def test_both_ways_carry_twice_the_adapter(tiny_bert: Path) -> None:
     made, plain = federation(tiny_bert), federation(tiny_bert, training={"scaffold": False})
     lines = [list(islice(run(each), 3)) for each in (made, plain)]
     numbers = sum(tensor.numel() for tensor in named_tensors(made.initial).values())
-    factors = sum(pair.a.numel() + pair.b.numel() for pair in made.initial.factors.values())
-    most = made.rule.extra_bytes(made.initial)
+    most = made.rule.extra_uplink_bytes(made.initial)
+    assert made.rule.extra_downlink_bytes(made.initial) == most
     assert 4 * numbers < most < 4 * numbers + 250 * len(named_tensors(made.initial))
-    planned = 4 * factors + overhead_bytes(made.codec, made.initial) + most
+    traffic = uplink_traffic(made.rule, made.codec, made.initial, 3)
+    planned = (traffic.bits_fixed + made.recipe.adapter.rank * traffic.bits_per_rank) / 8
     for mine, other in zip(*lines, strict=True):
         for line, twin in zip(mine.devices, other.devices, strict=True):
             assert 4 * numbers < line.uplink_bytes - twin.uplink_bytes <= most
             assert 4 * numbers < line.downlink_bytes - twin.downlink_bytes <= most
             assert planned - 2000 < max(line.uplink_bytes, line.downlink_bytes) <= planned
-    assert plain.rule.extra_bytes(made.initial) == 0
+    assert plain.rule.extra_uplink_bytes(made.initial) == plain.rule.extra_downlink_bytes(made.initial) == 0
 
 
 def test_without_a_head_there_are_variates_of_the_factors_alone(tiny_bert: Path) -> None:

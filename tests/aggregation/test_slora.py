@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from fedfit.aggregation.base import named_tensors, travelling
+from fedfit.aggregation.base import named_tensors
 from fedfit.aggregation.rules import make_rule
 from fedfit.aggregation.server_optimizer import ServerOptimizer
 from fedfit.aggregation.slora import Slora
@@ -27,7 +27,7 @@ from fedfit.rounds.federation import Federation
 from fedfit.rounds.round import initial_result, run_round
 from fedfit.settings import FederationSettings, Recipe
 from fedfit.simulation.run import Simulation, run
-from fedfit.simulation.work import overhead_bytes
+from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
 from tests.aggregation.watching import Spoiled
 from tests.builders import link_of, random_update, same_bits, tiny_recipe, tiny_simulation
 
@@ -330,15 +330,15 @@ def test_what_travels_is_counted_to_the_byte(density: float | None, tiny_bert: P
     lines = [line for result in run(made) for line in result.devices]
     head_bytes = 4 * sum(tensor.numel() for tensor in made.initial.head.values())
     modules = len(made.initial.factors)
-    most = overhead_bytes(SafetensorsCodec(), made.initial, travelling(made.rule, 3)) + made.rule.extra_bytes(made.initial)
-    most += 4 * modules * 128  # the factors, as a plan counts them
+    traffic = [way(made.rule, SafetensorsCodec(), made.initial, 3) for way in (downlink_traffic, uplink_traffic)]
+    most = [(way.bits_fixed + 2 * way.bits_per_rank) / 8 for way in traffic]
     assert len(codec.packets) == 18
     for number, packet in enumerate(codec.packets):
         ones = 128 if number >= 12 or density is None else round(1024 * density)
         assert packet.size_bytes == 8 + int.from_bytes(packet.payload[:8], "little") + 4 * modules * ones + head_bytes
         line = lines[number // 2]
         assert packet.size_bytes == (line.uplink_bytes if number % 2 else line.downlink_bytes)
-        assert packet.size_bytes <= most
+        assert packet.size_bytes <= most[number % 2]
 
 
 def first_changed(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:

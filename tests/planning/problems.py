@@ -24,8 +24,10 @@ def ordinary(seed: int, count: int, highest: int = 40) -> Problem:
     problem = Problem(
         cycles_fixed=np.where(spread, -cycles, cycles * draw.uniform(0, 50, count)),  # eq. 2, or floating-point operations
         cycles_per_rank=2 * cycles,
-        bits_fixed=log(3, 8) * draw.integers(0, 2, count),
-        bits_per_rank=log(3, 7),
+        uplink_bits_fixed=log(3, 8) * draw.integers(0, 2, count),
+        uplink_bits_per_rank=log(3, 7) * draw.integers(0, 4, count).clip(0, 1),
+        downlink_bits_fixed=log(3, 8) * draw.integers(0, 2, count),
+        downlink_bits_per_rank=log(3, 7) * draw.integers(0, 4, count).clip(0, 1),
         uplink_bits_per_s=log(3, 9),
         downlink_bits_per_s=log(3, 9),
         transmit_power_w=log(-4, 1),
@@ -87,8 +89,8 @@ ANY = ORDINARY | EXTREME
 def oracle_rank(problem: Problem, row: int, scale: Fraction = Fraction(1)) -> int:
     """The highest rank of one device with its three limits times ``scale``, by equations 1 to 12 without rounding.
 
-    With slack_s = T0 - MQ(1/s_ul + 1/s_dl) and slack_j = E0 - xi - P·MQ/s_ul, C1 (eq. 15) reads C/f <= slack_s, so f >=
-    C/slack_s; C2 (eq. 17) reads Omega·C·f² <= slack_j. Both get easier for C1 and harder for C2 as f grows, so some f <= f_max
+    With slack_s = T0 - M_ul·Q/s_ul - M_dl·Q/s_dl and slack_j = E0 - xi - P·M_ul·Q/s_ul, C1 (eq. 15) reads C/f <= slack_s, so
+    f >= C/slack_s; C2 (eq. 17) reads Omega·C·f² <= slack_j. Both get easier for C1 and harder for C2 as f grows, so some f <= f_max
     will do exactly when the least that C1 allows, C/slack_s, is at most f_max (C <= f_max·slack_s) and keeps C2:
     Omega·C·(C/slack_s)² <= slack_j, that is Omega·C³ <= slack_j·slack_s². A remainder of nothing leaves nothing for C > 0.
     """
@@ -104,11 +106,11 @@ def oracle_rank(problem: Problem, row: int, scale: Fraction = Fraction(1)) -> in
 def _possible(values: dict[str, float], rank: int, scale: Fraction) -> bool:
     exact = {name: Fraction(value) for name, value in values.items() if np.isfinite(value)}
     cycles = exact["cycles_fixed"] + rank * exact["cycles_per_rank"]
-    bits = exact["bits_fixed"] + rank * exact["bits_per_rank"]
-    uplink_s = bits / exact["uplink_bits_per_s"]
+    up, down = (exact[f"{way}_bits_fixed"] + rank * exact[f"{way}_bits_per_rank"] for way in ("uplink", "downlink"))
+    uplink_s = up / exact["uplink_bits_per_s"]
     slack_s = slack_j = None  # None: no limit
     if "deadline_s" in exact:
-        slack_s = exact["deadline_s"] * scale - uplink_s - bits / exact["downlink_bits_per_s"]
+        slack_s = exact["deadline_s"] * scale - uplink_s - down / exact["downlink_bits_per_s"]
     if "energy_budget_j" in exact:
         slack_j = exact["energy_budget_j"] * scale - exact["circuit_energy_j"] - exact["transmit_power_w"] * uplink_s
     if (slack_s is not None and slack_s <= 0) or (slack_j is not None and slack_j <= 0):

@@ -13,11 +13,21 @@ T0 = 9.5 s: upper end ceil(7.6) = 8. [1, 8]: 4: 7 + 1.2 ≤ 9.5. [4, 8]: 6: 11 s
 T0 = 1 s: rank 1 takes 1 + 0.2 s, so no rank is feasible; upper end max(ceil(−0.9), 2) = 2, nothing is tested, returns 2.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
 
+from fedfit.planning.feasible import feasible
+from fedfit.planning.problem import Problem
+from fedfit.planning.solvers import as_printed, printed_upper_end
 from tests.cli.command import fedfit
+
+from .problems import ANY, ordinary
 
 FLEET = """
 [adaptation]
@@ -89,3 +99,65 @@ def test_a_dead_link_and_an_endless_deadline_do_not_stop_it(plan_at) -> None:  #
     dead = fedfit("plan", "three-devices", "fleet.uplink_gain=5e-324", "--solver", "as-printed", "--json")
     assert dead.json["rank"] == 2
     assert "deadline" in dead.json["devices"][0]["breaks"]
+
+
+def printed(problem: Problem, more: float = 1.5) -> Callable[[int], np.ndarray]:
+    """A printed M·Q for any problem: that of the true eq. 5, and ``more - 1`` times its rank 1 beside it."""
+    return lambda rank: problem.uplink_bits(rank) + (more - 1) * problem.uplink_bits(1)
+
+
+def word_for_word(problem: Problem, upper: int) -> int:
+    """Algorithm 1, lines 3 to 11, of the one device of ``problem``, in plain integers."""
+    low, high = 1, upper
+    bits_of = printed(problem)
+    while high - low > 1:
+        middle = (low + high) // 2
+        bits = bits_of(1) + (middle - 1) * (bits_of(2) - bits_of(1))
+        nothing = np.zeros(1)
+        part = replace(
+            problem,
+            uplink_bits_fixed=bits,
+            uplink_bits_per_rank=nothing,
+            downlink_bits_fixed=bits,
+            downlink_bits_per_rank=nothing,
+        )
+        low, high = (middle, high) if feasible(part, middle)[0] else (low, middle)
+    return high
+
+
+def one(problem: Problem, row: int) -> Problem:
+    return problem.take(np.full(1, row))
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY)
+def test_a_device_gets_in_the_fleet_what_it_gets_alone(problem: Problem) -> None:
+    """The fleet shares the upper end of eq. 23 and nothing else: each search is that of the algorithm run by itself."""
+    upper = min(printed_upper_end(problem, printed(problem)), 10**6)
+    found = as_printed(problem, printed(problem), upper)
+    for row, rank in enumerate(found.tolist()):
+        part = one(problem, row)
+        assert rank == word_for_word(part, upper) == as_printed(part, printed(part), upper)[0]
+
+
+def test_no_device_gets_less_than_rank_2_whatever_the_others_search() -> None:
+    """[1, 2] is closed: rank 1 is never tested, so a device that can do none gets 2, beside devices that search to 900."""
+    problem = ordinary(7, 200)
+    for upper in (2, 3, 10, 900):
+        assert as_printed(problem, printed(problem), upper).min() == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANY)
+def test_the_upper_end_is_the_greatest_of_the_devices(problem: Problem) -> None:
+    """Equation 23 in plain floats: seconds that are left at rank 1, rounded up, of the device with the most, and at least 2."""
+    ends = []
+    for row in range(len(problem)):
+        part = one(problem, row)
+        with np.errstate(all="ignore"):
+            radio_s = printed(part)(1) * (1 / part.uplink_bits_per_s + 1 / part.downlink_bits_per_s)
+            left_s = float((part.deadline_s - part.cycles(1) / part.max_frequency_hz - radio_s)[0])
+        alone = printed_upper_end(part, printed(part))
+        assert alone == (2 if not left_s > 1 else 2**61 if left_s > 2**61 else max(2, ceil(left_s)))
+        ends.append(alone)
+    assert printed_upper_end(problem, printed(problem)) == max(ends)

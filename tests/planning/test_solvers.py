@@ -46,8 +46,10 @@ def test_feasibility_is_monotone_where_it_is_hardest() -> None:
     problem = Problem(
         cycles_fixed=draw.uniform(1, 2, count) * 1e9,
         cycles_per_rank=draw.uniform(0, 2, count) * 1e-7,
-        bits_fixed=draw.uniform(1, 2, count) * 1e6,
-        bits_per_rank=draw.uniform(0, 2, count) * 1e-10,
+        uplink_bits_fixed=draw.uniform(1, 2, count) * 1e6,
+        uplink_bits_per_rank=draw.uniform(0, 2, count) * 1e-10,
+        downlink_bits_fixed=draw.uniform(1, 2, count) * 1e6,
+        downlink_bits_per_rank=draw.uniform(0, 2, count) * 1e-10,
         uplink_bits_per_s=draw.uniform(1, 2, count) * 1e6,
         downlink_bits_per_s=draw.uniform(1, 2, count) * 1e6,
         transmit_power_w=draw.uniform(0, 1, count),
@@ -130,9 +132,9 @@ def test_binding_is_what_it_says(problem: Problem) -> None:
     for row, rank in enumerate(ranks.tolist()):
         part = problem.take(np.full(1, row))
         with quiet():
-            bits, cycles = part.bits(rank + 1), part.cycles(rank + 1)
-            left_s = part.deadline_s - (bits / part.uplink_bits_per_s + bits / part.downlink_bits_per_s)
-            left_j = part.energy_budget_j - part.circuit_energy_j - part.transmit_power_w * (bits / part.uplink_bits_per_s)
+            cycles, up_s = part.cycles(rank + 1), part.uplink_bits(rank + 1) / part.uplink_bits_per_s
+            left_s = part.deadline_s - (up_s + part.downlink_bits(rank + 1) / part.downlink_bits_per_s)
+            left_j = part.energy_budget_j - part.circuit_energy_j - part.transmit_power_w * up_s
             asked_hz, allowed_hz = cycles / left_s, np.sqrt(left_j / (part.capacitance * cycles))
         if rank >= part.max_rank[0]:
             word = "max_rank"
@@ -176,9 +178,9 @@ def test_best_rank_at_a_drawn_frequency(problem: Problem, seed: int) -> None:
     found = at_frequency(problem, drawn)
     best = np.zeros(len(problem), dtype=np.int64)
     for rank in range(1, int(problem.max_rank.max()) + 1):
-        bits = problem.bits(rank)
         with quiet():
-            up, down = bits / problem.uplink_bits_per_s, bits / problem.downlink_bits_per_s
+            up = problem.uplink_bits(rank) / problem.uplink_bits_per_s
+            down = problem.downlink_bits(rank) / problem.downlink_bits_per_s
             late = ~(problem.cycles(rank) / drawn + up + down <= problem.deadline_s) | ~np.isfinite(down) | ~np.isfinite(up)
             joules = problem.capacitance * problem.cycles(rank) * (drawn * drawn) + problem.transmit_power_w * up
             dear = ~(joules + problem.circuit_energy_j <= problem.energy_budget_j)

@@ -14,13 +14,13 @@ BITS = 294_912.0  # of rank 1 on six matrices of 768 × 768, 32 bits a parameter
 
 def warnings(text: str) -> list[str]:
     found = fleet_of(parse_fleet(PLAIN + text))
-    return magnitude_warnings(found, mean_links(found), BITS)
+    return magnitude_warnings(found, mean_links(found), BITS, BITS)
 
 
 @pytest.mark.parametrize("name", shipped_fleets())
 def test_shipped_fleets_are_silent(name: str) -> None:
     found: Fleet = fleet_of(read_fleet_file(name))
-    assert magnitude_warnings(found, mean_links(found), BITS) == []
+    assert magnitude_warnings(found, mean_links(found), BITS, BITS) == []
 
 
 def test_silence_for_the_defaults() -> None:
@@ -56,13 +56,13 @@ def test_the_worst_is_named_and_the_others_counted() -> None:
 def test_what_it_implies(text: str, says: str) -> None:
     kept = [line for line in PLAIN.splitlines() if line.split(" =")[0] not in text]
     found = fleet_of(parse_fleet("\n".join([*kept, "devices = 1", text])))
-    lines = magnitude_warnings(found, mean_links(found), BITS)
+    lines = magnitude_warnings(found, mean_links(found), BITS, BITS)
     assert any(says in line for line in lines), lines
 
 
 def test_samples_out_of_proportion() -> None:
     found = fleet_of(parse_fleet("[fleet]\ndevices = 1\nsamples = 1e12\n"))
-    (line,) = magnitude_warnings(found, mean_links(found), BITS)
+    (line,) = magnitude_warnings(found, mean_links(found), BITS, BITS)
     assert "1e+12 samples trained in every round" in line
 
 
@@ -72,3 +72,11 @@ def test_a_dead_link_is_told() -> None:
     lines = warnings("devices = 1\ndistance_m = 1e200\n")
     assert any(line.startswith("uplink_gain = 0 of device-0") and "forever to send rank 1" in line for line in lines)
     assert not np.isnan([len(line) for line in lines]).any()
+
+
+def test_each_direction_takes_as_long_as_its_own_bits() -> None:
+    """10 bit/s both ways; a tenth of the bits goes up."""
+    found = fleet_of(parse_fleet(PLAIN + "devices = 1\nuplink_bandwidth_hz = 1\ndownlink_bandwidth_hz = 1\n"))
+    up, down = magnitude_warnings(found, mean_links(found), BITS / 10, BITS)
+    assert up.endswith("10 bit/s of uplink, and 49 min 9 s to send rank 1")
+    assert "of downlink, and 6 h" in down

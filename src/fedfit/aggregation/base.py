@@ -86,13 +86,11 @@ class Rule(Protocol):
     def base(self, state: Any) -> Mapping[str, torch.Tensor]:
         """What has been merged into the frozen weights, ``(output, input)`` by module."""
 
-    def extra_bytes(self, adapter: Update) -> int:
-        """The most that travels beside the parts of ``adapter``, in one packet of either direction."""
+    def extra_downlink_bytes(self, adapter: Update) -> int:
+        """The most that a packet to a device holds beside the parts of ``adapter`` that it gets."""
 
-
-def travelling(rule: Rule, rounds: int) -> frozenset[str]:
-    """The parts that go over the air in some round of ``rounds``, in either direction."""
-    return frozenset[str]().union(*(rule.gets(number) | rule.sends(number) for number in range(1, rounds + 1)))
+    def extra_uplink_bytes(self, adapter: Update) -> int:
+        """The most that a packet from a device holds beside the parts of ``adapter`` that it sends."""
 
 
 def named_tensors(update: Update) -> dict[str, torch.Tensor]:

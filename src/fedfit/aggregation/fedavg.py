@@ -103,7 +103,11 @@ class FedAvg:
         """Nothing: the frozen weights stay as they are."""
         return {}
 
-    def extra_bytes(self, adapter: Update) -> int:
+    def extra_downlink_bytes(self, adapter: Update) -> int:
+        """Nothing."""
+        return 0
+
+    def extra_uplink_bytes(self, adapter: Update) -> int:
         """Nothing."""
         return 0
 

@@ -117,12 +117,20 @@ class Flasc(FedAvg):
         rank = len(next(iter(state.factors.values())).a)
         return Update(_pairs(flat.add_(changes.div_(total)).float(), state, rank), mean.head)
 
-    def extra_bytes(self, adapter: Update) -> int:
-        """Values and positions of the denser direction."""
-        entries = sum(pair.a.numel() + pair.b.numel() for pair in adapter.factors.values())
-        count = count_of(entries, max(self._down, self._up))
-        length, kind = positions_form(entries, count)
-        return 4 * count + length * kind.itemsize + 2 * _HEADER_BYTES
+    def extra_downlink_bytes(self, adapter: Update) -> int:
+        """Values and positions of d↓."""
+        return _sparse_bytes(adapter, self._down)
+
+    def extra_uplink_bytes(self, adapter: Update) -> int:
+        """Values and positions of d↑."""
+        return _sparse_bytes(adapter, self._up)
+
+
+def _sparse_bytes(adapter: Update, density: float) -> int:
+    entries = sum(pair.a.numel() + pair.b.numel() for pair in adapter.factors.values())
+    count = count_of(entries, density)
+    length, kind = positions_form(entries, count)
+    return 4 * count + length * kind.itemsize + 2 * _HEADER_BYTES
 
 
 def _sparse(flat: Tensor, density: float) -> dict[str, Tensor]:

@@ -80,8 +80,8 @@ class PruningHetLora(HetLora):
         """The global adapter."""
         return state.adapter
 
-    def extra_bytes(self, adapter: Update) -> int:
-        """One word in the header."""
+    def extra_uplink_bytes(self, adapter: Update) -> int:
+        """The metric ``pruned``: one word in the header."""
         return 16
 
     def _kept(self, update: Update) -> int:

@@ -54,7 +54,7 @@ class MergingRule(FedAvg):
         """All that was merged."""
         return base_of(state.tensors)
 
-    def extra_bytes(self, adapter: Update) -> int:
+    def extra_downlink_bytes(self, adapter: Update) -> int:
         """The most that a catch-up takes: ``ΔW`` of all modules."""
         return sum(4 * pair.b.shape[0] * pair.a.shape[1] + 2 * _NAMING_BYTES for pair in adapter.factors.values())
 

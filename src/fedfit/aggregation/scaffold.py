@@ -132,9 +132,13 @@ class Scaffold(FedAvg):
         """The global adapter."""
         return state.adapter
 
-    def extra_bytes(self, adapter: Update) -> int:
-        """c, or Δ_i, in float32 with its names."""
+    def extra_downlink_bytes(self, adapter: Update) -> int:
+        """c in float32 with its names."""
         return sum(4 * tensor.numel() + len(name.encode()) + _HEADER_BYTES for name, tensor in _zeros(adapter).items())
+
+    def extra_uplink_bytes(self, adapter: Update) -> int:
+        """Δ_i, as large as c and under its names."""
+        return self.extra_downlink_bytes(adapter)
 
 
 def _zeros(adapter: Update) -> dict[str, Tensor]:

@@ -71,7 +71,8 @@ class ServerOptimizer:
         self._beta1, self._beta2, self._tau = momentum, beta2, tau
         self.mixed_ranks, self.fixed_rank = rule.mixed_ranks, rule.fixed_rank
         self.uniform, self.known, self.home = rule.uniform, rule.known, rule.home
-        self.receive, self.send, self.expected, self.extra_bytes = rule.receive, rule.send, rule.expected, rule.extra_bytes
+        self.receive, self.send, self.expected = rule.receive, rule.send, rule.expected
+        self.extra_downlink_bytes, self.extra_uplink_bytes = rule.extra_downlink_bytes, rule.extra_uplink_bytes
         self.gets, self.sends, self.room = rule.gets, rule.sends, rule.room
 
     def trains(self, round_number: int) -> frozenset[str]:

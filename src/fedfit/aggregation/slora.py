@@ -145,10 +145,14 @@ class Slora(FedAvg):
         """ΔW as a pair of full rank; in the LoRA rounds the factors."""
         return self._dense(state.adapter, state.tensors) if state.tensors else state.adapter
 
-    def extra_bytes(self, adapter: Update) -> int:
+    def extra_downlink_bytes(self, adapter: Update) -> int:
         """What the values take beyond the factors, in whose place they travel."""
         numbers = sum(pair.a.numel() + pair.b.numel() for pair in adapter.factors.values())
         return max(0, 4 * (sum(map(self._count, adapter.factors.values())) - numbers))
+
+    def extra_uplink_bytes(self, adapter: Update) -> int:
+        """As many values travel back."""
+        return self.extra_downlink_bytes(adapter)
 
     def _dense(self, initial: Update, values: Mapping[str, Tensor]) -> Update:
         """Identity and ΔW in place of each pair of ``initial``; off the mask ΔW is what that was: zero where it is fresh."""

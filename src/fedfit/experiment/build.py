@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from fedfit.aggregation.base import travelling
 from fedfit.aggregation.rules import make_rule
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.data.cache_folder import cache_folder
@@ -32,7 +31,8 @@ from fedfit.randomness import derive_seed
 from fedfit.settings import FILE_SOURCES, Recipe
 from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.run import Simulation
-from fedfit.simulation.work import WorkModel, device_lengths, extra_bytes, overhead_bytes
+from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
+from fedfit.simulation.work import WorkModel, device_lengths
 from fedfit.wireless.channel import mean_links
 from fedfit.wireless.fleet import build_fleet
 from fedfit.wireless.magnitudes import magnitude_warnings
@@ -112,20 +112,18 @@ def build_clock(simulation: Simulation) -> FleetClock:
     own, channel, count = recipe.device, recipe.channel, recipe.federation.devices
     fleet = build_fleet(recipe.fleet, own, channel, recipe.server, count, recipe.seed)
     fleet = fleet.with_samples([len(part) for part in simulation.parts])
-    rule = simulation.rule
-    travels = travelling(rule, recipe.federation.rounds)
-    extra_fixed, extra_per_rank = extra_bytes(rule, simulation.initial)
+    packets = simulation.rule, simulation.codec, simulation.initial, recipe.federation.rounds
     work = WorkModel(
         recipe=recipe,
         fleet=fleet,
         shape=model_shape(model.config, recipe.adapter, int(model.config.num_labels)),  # type: ignore[union-attr, arg-type]
         lengths=device_lengths(simulation.train, simulation.parts),
-        overhead_bytes=overhead_bytes(simulation.codec, simulation.initial, travels) + extra_fixed,
-        travels=travels,
-        extra_bytes_per_rank=extra_per_rank,
+        uplink=uplink_traffic(*packets),
+        downlink=downlink_traffic(*packets),
     )
     bits = work.sent if recipe.plan.count == "sent" else work.formula
-    for warning in magnitude_warnings(fleet, mean_links(fleet), float(bits.bits_per_rank.max())):
+    rank_1 = bits.uplink_bits_fixed + bits.uplink_bits_per_rank, bits.downlink_bits_fixed + bits.downlink_bits_per_rank
+    for warning in magnitude_warnings(fleet, mean_links(fleet), *(float(each.max()) for each in rank_1)):
         log.warning("%s", warning)
     return FleetClock(work)
 

@@ -90,6 +90,7 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
     seed = file.fleet.seed or 0
     links = draw_links(fleet, file.channel, seed, options.round) if options.round else mean_links(fleet)
     layers = np.where(fleet.layers > 0, fleet.layers, file.adaptation.layers)
+    bits = _bits_of_rank_1(file)
     plan: dict[str, Any] = {
         "rank": None,
         "policy": options.policy,
@@ -98,7 +99,7 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
         "deadline_s": file.round.deadline_s,
         "devices": [],
         "infeasible": [],
-        "warnings": magnitude_warnings(fleet, links, _bits_of_rank_1(file)),
+        "warnings": magnitude_warnings(fleet, links, bits, bits),
     }
     if options.choose_layers:
         most = file.adaptation.layers

@@ -1,8 +1,8 @@
 """Which ranks a device can do, and at which frequencies: constraints C1–C4 (equations 14–19).
 
-At a rank r, C1 asks ``f ≥ f_lo(r) = C|D| / (T0 − MQ(1/s_ul + 1/s_dl))`` and C2 asks ``f ≤ f_hi(r) = sqrt((E0 − ξ − P·MQ/s_ul)
-/ (Ω·C|D|))``. Every operation here moves one way as r grows, and rounding keeps that order, so feasibility is monotone in r
-to the last bit: bisection finds what trying every rank finds.
+At a rank r, C1 asks ``f ≥ f_lo(r) = C|D| / (T0 − M_ul·Q/s_ul − M_dl·Q/s_dl)`` and C2 asks ``f ≤ f_hi(r) = sqrt((E0 − ξ −
+P·M_ul·Q/s_ul) / (Ω·C|D|))``. Every operation here moves one way as r grows, and rounding keeps that order, so feasibility is
+monotone in r to the last bit: bisection finds what trying every rank finds.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Room:
 
 def room(problem: Problem, rank: np.ndarray | int) -> Room:
     """The frequencies that ``rank`` leaves, ``[low_hz, high_hz]``, empty where it is not feasible."""
-    cycles, bits = problem.cycles(rank), problem.bits(rank)
+    cycles = problem.cycles(rank)
     with np.errstate(all="ignore"):  # a dead link or no slack gives infinities, which compare as they should
-        uplink_s = bits / problem.uplink_bits_per_s
-        slack_s = problem.deadline_s - (uplink_s + bits / problem.downlink_bits_per_s)
+        uplink_s = problem.uplink_bits(rank) / problem.uplink_bits_per_s
+        slack_s = problem.deadline_s - (uplink_s + problem.downlink_bits(rank) / problem.downlink_bits_per_s)
         slack_j = problem.energy_budget_j - problem.circuit_energy_j - problem.transmit_power_w * uplink_s
         low = np.where(slack_s > 0, cycles / slack_s, np.inf)
         energy = np.where(slack_j > 0, np.sqrt(np.maximum(slack_j, 0) / (problem.capacitance * cycles)), 0.0)

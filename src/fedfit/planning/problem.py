@@ -17,15 +17,20 @@ from fedfit.wireless.fleet import Fleet
 
 @dataclass(frozen=True)
 class Work:
-    """What one round asks of each device at rank r: ``cycles_fixed + r·cycles_per_rank`` and the same of bits.
-
-    The bits go up once and down once.
+    """What one round asks of each device at rank r: ``cycles_fixed + r·cycles_per_rank``, and the same of the bits that it
+    sends and of those that it receives.
     """
 
     cycles_fixed: np.ndarray
     cycles_per_rank: np.ndarray
-    bits_fixed: np.ndarray
-    bits_per_rank: np.ndarray
+    uplink_bits_fixed: np.ndarray
+    uplink_bits_per_rank: np.ndarray
+    downlink_bits_fixed: np.ndarray
+    downlink_bits_per_rank: np.ndarray
+
+    def take(self, rows: np.ndarray | slice) -> Work:
+        """The work of ``rows`` alone."""
+        return Work(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,10 @@ class Problem:
 
     cycles_fixed: np.ndarray
     cycles_per_rank: np.ndarray
-    bits_fixed: np.ndarray
-    bits_per_rank: np.ndarray
+    uplink_bits_fixed: np.ndarray
+    uplink_bits_per_rank: np.ndarray
+    downlink_bits_fixed: np.ndarray
+    downlink_bits_per_rank: np.ndarray
     uplink_bits_per_s: np.ndarray
     downlink_bits_per_s: np.ndarray
     transmit_power_w: np.ndarray
@@ -63,9 +70,14 @@ class Problem:
         cycles: np.ndarray = self.cycles_fixed + rank * self.cycles_per_rank
         return cycles
 
-    def bits(self, rank: np.ndarray | int) -> np.ndarray:
-        """M·Q at ``rank``."""
-        bits: np.ndarray = self.bits_fixed + rank * self.bits_per_rank
+    def uplink_bits(self, rank: np.ndarray | int) -> np.ndarray:
+        """M·Q that the device sends at ``rank``."""
+        bits: np.ndarray = self.uplink_bits_fixed + rank * self.uplink_bits_per_rank
+        return bits
+
+    def downlink_bits(self, rank: np.ndarray | int) -> np.ndarray:
+        """M·Q that the device receives at ``rank``."""
+        bits: np.ndarray = self.downlink_bits_fixed + rank * self.downlink_bits_per_rank
         return bits
 
 
@@ -95,12 +107,12 @@ class Charges:
 
 def charges(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarray) -> Charges:
     """What ``rank`` costs at ``frequency_hz``: equations 1, 3, 4, 8, 9."""
-    cycles, bits = problem.cycles(rank), problem.bits(rank)
-    uplink_s = transmit_time_s(bits, problem.uplink_bits_per_s)
+    cycles = problem.cycles(rank)
+    uplink_s = transmit_time_s(problem.uplink_bits(rank), problem.uplink_bits_per_s)
     return Charges(
         compute_s=compute_time_s(cycles, frequency_hz),
         uplink_s=uplink_s,
-        downlink_s=transmit_time_s(bits, problem.downlink_bits_per_s),
+        downlink_s=transmit_time_s(problem.downlink_bits(rank), problem.downlink_bits_per_s),
         compute_j=compute_energy_j(problem.capacitance, cycles, frequency_hz),
         uplink_j=transmit_energy_j(problem.transmit_power_w, uplink_s),
         circuit_j=problem.circuit_energy_j.copy(),
@@ -110,7 +122,7 @@ def charges(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarray) 
 def paper_work(
     fleet: Fleet, products: np.ndarray | float, sums: np.ndarray | float, bits_per_parameter: float, bits_fixed: float
 ) -> Work:
-    """Equations 2 and 5 (the latter as it must read: ``r·(d + k)·Â·l``).
+    """Equations 2 and 5 (the latter as it must read: ``r·(d + k)·Â·l``); the same bits in both directions.
 
     Args:
         products: ``Σ d·k`` over all adapted matrices of a device, ``d·k·Â·l`` in the paper.
@@ -118,16 +130,14 @@ def paper_work(
         bits_fixed: sent whatever the rank: the head, and what the packets themselves take.
     """
     cycles = products * fleet.samples / fleet.operations_per_cycle
-    return Work(-cycles, 2 * cycles, np.full(len(fleet), float(bits_fixed)), np.full(len(fleet), sums * bits_per_parameter))
+    fixed, per_rank = np.full(len(fleet), float(bits_fixed)), np.full(len(fleet), sums * bits_per_parameter)
+    return Work(-cycles, 2 * cycles, fixed, per_rank, fixed, per_rank)
 
 
 def make_problem(fleet: Fleet, links: Links, work: Work, deadline_s: float, max_rank: int | np.ndarray) -> Problem:
     """Puts devices, radio, work and limits together; ``max_rank`` of all, or of each."""
     return Problem(
-        cycles_fixed=work.cycles_fixed,
-        cycles_per_rank=work.cycles_per_rank,
-        bits_fixed=work.bits_fixed,
-        bits_per_rank=work.bits_per_rank,
+        **{item.name: getattr(work, item.name) for item in fields(work)},
         uplink_bits_per_s=links.uplink_bits_per_s,
         downlink_bits_per_s=links.downlink_bits_per_s,
         transmit_power_w=fleet.transmit_power_w,

@@ -46,30 +46,43 @@ def random_frequencies(max_frequency_hz: np.ndarray, low_share: float, seed: int
     return drawn
 
 
-def as_printed(problem: Problem, printed_bits: Callable[[float], np.ndarray]) -> np.ndarray:
+def as_printed(problem: Problem, printed_bits: Callable[[int], np.ndarray], upper: int | None = None) -> np.ndarray:
     """Algorithm 1 word for word: its upper end is a time (eq. 23, at r = 1), and line 11 returns ``r_rig``.
 
-    The printed lines do not say what becomes of fractions; mid-points are rounded down and the upper end up, since C4 asks
-    for whole ranks.
+    The devices share the upper end, and each searches by itself until its own two ends are neighbours. The printed lines do
+    not say how fractions are rounded; mid-points are rounded down, since C4 asks for whole ranks.
 
     Args:
         printed_bits: M·Q of a rank by the printed eq. 5, ``(devices,)``.
+        upper: the upper end; by default that of ``printed_upper_end``.
     """
-    with np.errstate(all="ignore"):  # a dead link takes forever
-        radio = printed_bits(1) * (1 / problem.uplink_bits_per_s + 1 / problem.downlink_bits_per_s)
-    times_s = problem.deadline_s - problem.cycles(1) / problem.max_frequency_hz - radio
-    upper = int(np.clip(np.ceil(times_s.max(initial=-np.inf)), 2, _HIGHEST_PRINTED))
-    low, high = np.ones(len(problem), dtype=np.int64), np.full(len(problem), upper, dtype=np.int64)
-    while (high - low > 1).any():
+    first, step = printed_bits(1), printed_bits(2) - printed_bits(1)
+    high = np.full(len(problem), printed_upper_end(problem, printed_bits) if upper is None else upper, dtype=np.int64)
+    low = np.ones(len(problem), dtype=np.int64)
+    while (searching := high - low > 1).any():
         middle = (low + high) // 2
-        bits = printed_bits(1) + (middle - 1) * (printed_bits(2) - printed_bits(1))
-        fits = feasible(_with_bits(problem, bits), middle)
-        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        fits = feasible(_with_bits(problem, first + (middle - 1) * step), middle)
+        low, high = np.where(searching & fits, middle, low), np.where(searching & ~fits, middle, high)
     return high
 
 
+def printed_upper_end(problem: Problem, printed_bits: Callable[[int], np.ndarray]) -> int:
+    """The greatest ``T0 − C|D|/f_max − MQ/s_ul − MQ/s_dl`` of all devices at r = 1 (eq. 23), rounded up, and at least 2."""
+    with np.errstate(all="ignore"):  # a dead link takes forever
+        radio_s = printed_bits(1) * (1 / problem.uplink_bits_per_s + 1 / problem.downlink_bits_per_s)
+        left_s = problem.deadline_s - problem.cycles(1) / problem.max_frequency_hz - radio_s
+    return int(np.clip(np.ceil(np.fmax.reduce(left_s, initial=2.0)), 2, _HIGHEST_PRINTED))
+
+
 def _with_bits(problem: Problem, bits: np.ndarray) -> Problem:
-    return replace(problem, bits_fixed=bits, bits_per_rank=np.zeros(len(problem)))
+    none = np.zeros(len(problem))
+    return replace(
+        problem,
+        uplink_bits_fixed=bits,
+        uplink_bits_per_rank=none,
+        downlink_bits_fixed=bits,
+        downlink_bits_per_rank=none,
+    )
 
 
 def _by_chunks(problem: Problem, solve: Callable[[Problem, slice], np.ndarray]) -> np.ndarray:

@@ -120,7 +120,8 @@ class FleetClock:
         first = np.where(self.computed_trunk[rows], 0.0, self.work.trunk_cycles[rows])
         if not self.recipe.trunk_cache.enabled:
             first = np.zeros(len(rows))  # the trunk then counts in every round, in the work itself
-        own = Work(work.cycles_fixed[rows] + first, work.cycles_per_rank[rows], work.bits_fixed[rows], work.bits_per_rank[rows])
+        own = work.take(rows)
+        own = replace(own, cycles_fixed=own.cycles_fixed + first)
         return make_problem(fleet, links, own, self.deadline_s, self._most[rows])
 
     @cached_property

@@ -9,33 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from fedfit.aggregation.base import Rule
-from fedfit.codecs.base import Codec
 from fedfit.data.tokenize import Samples
 from fedfit.models.cost import ModelShape, adapted_matrices
 from fedfit.models.flops import batch_flops, step_flops, trunk_flops
 from fedfit.planning.problem import Work, paper_work
-from fedfit.records import PARTS, Factors, Update
 from fedfit.settings import Recipe
+from fedfit.simulation.traffic import Traffic
 from fedfit.wireless.fleet import Fleet
 
 
 @dataclass(frozen=True)
 class WorkModel:
-    """Cycles and bits by device for a recipe. ``fleet`` holds the samples that the partition gave each device.
-
-    ``overhead_bytes`` is what a packet takes beside the factors' own numbers: the head, names and framing. ``travels`` are the
-    parts that go over the air at all, and ``extra_bytes_per_rank`` what a rule sends beside them that grows with the rank.
-    Where a rule sends less up than down, the larger of the two is planned for both.
+    """Cycles and bits by device for a recipe. ``fleet`` holds the samples that the partition gave each device; ``uplink`` and
+    ``downlink`` say how large the packets of its rule are.
     """
 
     recipe: Recipe
     fleet: Fleet
     shape: ModelShape
     lengths: Sequence[np.ndarray]
-    overhead_bytes: float
-    travels: frozenset[str] = PARTS
-    extra_bytes_per_rank: float = 0.0
+    uplink: Traffic
+    downlink: Traffic
 
     @cached_property
     def formula(self) -> Work:
@@ -57,12 +51,18 @@ class WorkModel:
 
     @cached_property
     def sent(self) -> Work:
-        """All that is sent: the factors in 32 bits, the head, and the packet's own bytes."""
-        bits = np.full(len(self.fleet), 8.0 * self.overhead_bytes)
-        rows_and_columns = [(d if "b" in self.travels else 0, k if "a" in self.travels else 0) for d, k in self._matrices]
-        numbers = float(sum(rows + columns for rows, columns in rows_and_columns))
-        per_rank = 32.0 * numbers + 8.0 * self.extra_bytes_per_rank
-        return replace(self.formula, bits_fixed=bits, bits_per_rank=np.full(len(self.fleet), per_rank))
+        """All that the rule sends in each direction, the head and the packet's own bytes included."""
+
+        def each(bits: float) -> np.ndarray:
+            return np.full(len(self.fleet), bits)
+
+        return replace(
+            self.formula,
+            uplink_bits_fixed=each(self.uplink.bits_fixed),
+            uplink_bits_per_rank=each(self.uplink.bits_per_rank),
+            downlink_bits_fixed=each(self.downlink.bits_fixed),
+            downlink_bits_per_rank=each(self.downlink.bits_per_rank),
+        )
 
     @cached_property
     def trunk_cycles(self) -> np.ndarray:
@@ -109,29 +109,3 @@ def _totals(counts: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
 def device_lengths(samples: Samples, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Tokens of every sample, device by device."""
     return [samples.lengths[part] for part in parts]
-
-
-def extra_bytes(rule: Rule, adapter: Update) -> tuple[float, float]:
-    """What travels beside the parts of ``adapter`` at most: bytes at any rank, and bytes for each rank up to its own."""
-    rank = max((len(pair.a) for pair in adapter.factors.values()), default=0)
-    whole = rule.extra_bytes(adapter)
-    if rank < 2:
-        return float(whole), 0.0
-    first = {name: Factors(pair.a[:1], pair.b[:, :1], pair.scale) for name, pair in adapter.factors.items()}
-    per_rank = max(0.0, (whole - rule.extra_bytes(replace(adapter, factors=first))) / (rank - 1))
-    return whole - rank * per_rank, per_rank
-
-
-def overhead_bytes(codec: Codec, adapter: Update, travels: frozenset[str] = PARTS) -> int:
-    """The most that a packet of ``adapter``'s modules and head takes beside the factors' numbers, at any rank up to its own.
-    ``travels`` are the parts of it that do.
-
-    Measured on an update whose scales, weight and metrics have as many digits as any can have.
-    """
-    wordy = 1 / 3
-    factors = {name: Factors(pair.a, pair.b, wordy) for name, pair in adapter.factors.items()}
-    metrics = {"steps": 1e15 + wordy, "train_loss": wordy}
-    packet = codec.encode(Update(factors, adapter.head, 1e15 + wordy, metrics), travels)
-    sent = (pair.a.numel() * ("a" in travels) + pair.b.numel() * ("b" in travels) for pair in adapter.factors.values())
-    numbers = sum(sent)
-    return packet.size_bytes - 4 * numbers + 8  # the header is filled up to a multiple of 8

@@ -1,0 +1,109 @@
+"""What plans count with in each direction, against what is really sent, over the whole table of rules."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfit.aggregation.rules import RULES
+from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.records import PARTS, Factors, Update
+from fedfit.simulation.run import Simulation, run
+from fedfit.simulation.traffic import Traffic, downlink_traffic, overhead_bytes, uplink_traffic
+from tests.builders import tiny_recipe, tiny_simulation
+
+ROUNDS = 4
+FRAMING_BYTES = 800
+"""Headers of packets are planned for numbers and names as wide as any can be."""
+NAMING_BYTES = {"flora": 3200, "fedex_lora": 3200}
+"""400 bytes for each of two names of the four modules, whatever the names are."""
+
+CASES: dict[str, Mapping[str, Any]] = {
+    **{name: {"rule": name} for name in RULES},
+    "flora": {"rule": "flora", "devices_per_round": 1},  # who lacks more than one round gets the whole difference
+    "fedex_lora": {"rule": "fedex_lora", "devices_per_round": 1},
+    "unequal densities": {"rule": "flasc", "download_density": 0.5, "upload_density": 0.05},
+    "dense mask": {"rule": "slora", "sparse_density": 0.7},
+    "pruning": {"rule": "hetlora", "pruning": 0.5},
+    "server optimizer": {"rule": "rolora", "server_optimizer": "adam"},
+    "scaffold": {"rule": "fedavg"},
+}
+ALIKE = sorted({*CASES} - {"rolora", "server optimizer", "flora", "fedex_lora", "unequal densities", "pruning"})
+"""Cases whose packets have the same parts in both directions."""
+
+
+def federation(folder: Path, case: str) -> Simulation:
+    """Three devices; at ranks 4, 2 and 1 where the rule allows it."""
+    keys = dict(CASES[case])
+    mixed = RULES[keys["rule"]].mixed_ranks
+    training = {"local_steps": 1, "scaffold": case == "scaffold"}
+    federation = {"rounds": ROUNDS, **keys, **({"ranks": (4, 2, 1)} if mixed else {})}
+    return tiny_simulation(
+        tiny_recipe(folder, adapter={"rank": 4, "alpha": 8.0}, federation=federation, training=training), None
+    )
+
+
+def both(made: Simulation) -> tuple[Traffic, Traffic]:
+    down = downlink_traffic(made.rule, made.codec, made.initial, ROUNDS)
+    return down, uplink_traffic(made.rule, made.codec, made.initial, ROUNDS)
+
+
+def bits(traffic: Traffic, rank: int) -> float:
+    return traffic.bits_fixed + rank * traffic.bits_per_rank
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_packet_is_larger_than_planned_and_the_largest_is_nearly_as_large(case: str, tiny_bert: Path) -> None:
+    made = federation(tiny_bert, case)
+    down, up = both(made)
+    spare: dict[str, list[float]] = {"down": [], "up": []}
+    for result in run(made):
+        for line in result.devices:
+            rank = (4, 2, 1)[line.device] if made.rule.mixed_ranks else 4
+            spare["down"].append(bits(down, rank) - 8 * line.downlink_bytes)
+            spare["up"].append(bits(up, rank) - 8 * line.uplink_bytes)
+    assert len(spare["up"]) == made.recipe.federation.devices_per_round * ROUNDS
+    for way, left in spare.items():
+        assert min(left) >= 0, f"{way} of {case}"
+        assert min(left) <= 8 * (FRAMING_BYTES + NAMING_BYTES.get(case, 0)), f"{way} of {case}"
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_both_directions_of_a_symmetric_rule_are_those_of_the_joined_count_to_the_bit(case: str, tiny_bert: Path) -> None:
+    """Parts of both directions and of all rounds together, and one extra for both: how the two were planned as one."""
+    made = federation(tiny_bert, case)
+    rule, initial = made.rule, made.initial
+    parts = frozenset[str]().union(*(rule.gets(n) | rule.sends(n) for n in range(1, ROUNDS + 1)))
+    whole = rule.extra_downlink_bytes(initial)
+    first = {name: Factors(pair.a[:1], pair.b[:, :1], pair.scale) for name, pair in initial.factors.items()}
+    extra_per_rank = max(0.0, (whole - rule.extra_downlink_bytes(Update(first, initial.head))) / 3)
+    overhead = overhead_bytes(SafetensorsCodec(), initial, parts) + (whole - 4 * extra_per_rank)
+    numbers = sum(
+        (len(pair.b) if "b" in parts else 0) + (pair.a.shape[1] if "a" in parts else 0) for pair in initial.factors.values()
+    )
+    joined = Traffic(8.0 * overhead, 32.0 * float(numbers) + 8.0 * extra_per_rank)
+    assert both(made) == (joined, joined)
+
+
+def test_who_sends_less_than_it_receives_plans_with_less(tiny_bert: Path) -> None:
+    """FLoRA: fresh factors are drawn by the device, so what comes down is the catch-up, and up go the factors. FedEx-LoRA: the
+    catch-up comes beside the factors. RoLoRA: one of the two square factors goes up.
+    """
+    numbers = sum(pair.a.shape[1] + len(pair.b) for pair in federation(tiny_bert, "fedavg").initial.factors.values())
+    fedavg = both(federation(tiny_bert, "fedavg"))[1]
+    for case in ("flora", "fedex_lora", "rolora"):
+        made = federation(tiny_bert, case)
+        down, up = both(made)
+        assert up.bits_fixed <= fedavg.bits_fixed
+        assert up.bits_per_rank == (16 if case == "rolora" else 32) * numbers
+        assert down.bits_per_rank == (0 if case == "flora" else 32 * numbers)
+        merged = sum(4 * len(pair.b) * pair.a.shape[1] for pair in made.initial.factors.values())
+        assert (down.bits_fixed > 8 * merged) == (case != "rolora")
+
+
+def test_without_a_packet_of_factors_the_rank_costs_nothing(tiny_bert: Path) -> None:
+    made = federation(tiny_bert, "local_only")
+    down, up = both(made)
+    assert (down.bits_per_rank, up.bits_per_rank) == (0, 0)
+    assert made.rule.home == PARTS
