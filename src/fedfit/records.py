@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+Amount = TypeVar("Amount", float, "np.ndarray")
+"""Of one device, or an array over a fleet."""
 
 
 @dataclass(frozen=True)
@@ -155,25 +159,27 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Charge:
-    """Time and energy of one device in one round, by their parts: equations 1, 3, 4, 8, 9 and ξ of the system model."""
+class Charge(Generic[Amount]):
+    """Time and energy of a round by their parts: equations 1, 3, 4, 8, 9 and ξ of the system model."""
 
-    compute_s: float
-    uplink_s: float
-    downlink_s: float
-    compute_j: float
-    uplink_j: float
-    circuit_j: float
+    compute_s: Amount
+    uplink_s: Amount
+    downlink_s: Amount
+    compute_j: Amount
+    uplink_j: Amount
+    circuit_j: Amount
 
     @property
-    def latency_s(self) -> float:
+    def latency_s(self) -> Amount:
         """Equation 11."""
-        return self.compute_s + self.uplink_s + self.downlink_s
+        latency_s: Amount = self.compute_s + self.uplink_s + self.downlink_s
+        return latency_s
 
     @property
-    def energy_j(self) -> float:
+    def energy_j(self) -> Amount:
         """Equation 12."""
-        return self.compute_j + self.uplink_j + self.circuit_j
+        energy_j: Amount = self.compute_j + self.uplink_j + self.circuit_j
+        return energy_j
 
 
 @dataclass(frozen=True)
@@ -220,8 +226,8 @@ class DeviceCost:
     frequency_hz: float
     binding: str
     link: LinkState
-    formula: Charge
-    sent: Charge
+    formula: Charge[float]
+    sent: Charge[float]
     spent_j: float
 
 

@@ -90,8 +90,8 @@ def oracle_rank(problem: Problem, row: int, scale: Fraction = Fraction(1)) -> in
     """The highest rank of one device with its three limits times ``scale``, by equations 1 to 12 without rounding.
 
     With slack_s = T0 - M_ul·Q/s_ul - M_dl·Q/s_dl and slack_j = E0 - xi - P·M_ul·Q/s_ul, C1 (eq. 15) reads C/f <= slack_s, so
-    f >= C/slack_s; C2 (eq. 17) reads Omega·C·f² <= slack_j. Both get easier for C1 and harder for C2 as f grows, so some f <= f_max
-    will do exactly when the least that C1 allows, C/slack_s, is at most f_max (C <= f_max·slack_s) and keeps C2:
+    f >= C/slack_s; C2 (eq. 17) reads Omega·C·f² <= slack_j. Both get easier for C1 and harder for C2 as f grows, so some
+    f <= f_max will do exactly when the least that C1 allows, C/slack_s, is at most f_max (C <= f_max·slack_s) and keeps C2:
     Omega·C·(C/slack_s)² <= slack_j, that is Omega·C³ <= slack_j·slack_s². A remainder of nothing leaves nothing for C > 0.
     """
     values = {name: getattr(problem, name)[row].item() for name in problem.__dataclass_fields__}

@@ -47,7 +47,7 @@ def results(recipe: Recipe, cache: Path | None = None) -> list[RoundResult]:
     return list(run(tiny_simulation(recipe, cache)))
 
 
-def formula(rank: int, record: DeviceRecord, power_w: float = 0.1, capacitance: float = 1e-18) -> Charge:
+def formula(rank: int, record: DeviceRecord, power_w: float = 0.1, capacitance: float = 1e-18) -> Charge[float]:
     """Equations 1 to 9, with the rates that the record says."""
     assert record.cost is not None
     frequency, link = record.cost.frequency_hz, record.cost.link
@@ -63,7 +63,7 @@ def formula(rank: int, record: DeviceRecord, power_w: float = 0.1, capacitance: 
     )
 
 
-def close(left: Charge, right: Charge) -> None:
+def close(left: Charge[float], right: Charge[float]) -> None:
     for name in Charge.__dataclass_fields__:
         assert getattr(left, name) == pytest.approx(getattr(right, name), rel=1e-12), name
 

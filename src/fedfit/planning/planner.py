@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedfit.planning.feasible import BINDINGS, binding, binding_at, room
-from fedfit.planning.problem import Charges, Problem, charges
+from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import at_frequency, exact
+from fedfit.records import Charge
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Solution:
     frequency_hz: np.ndarray
     low_hz: np.ndarray
     high_hz: np.ndarray
-    cost: Charges
+    cost: Charge[np.ndarray]
     binding: np.ndarray
 
     def binding_of(self, row: int) -> str:

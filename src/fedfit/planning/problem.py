@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from fedfit.records import Charge
 from fedfit.wireless.channel import Links
 from fedfit.wireless.energy import compute_energy_j, compute_time_s, transmit_energy_j, transmit_time_s
 from fedfit.wireless.fleet import Fleet
@@ -81,35 +82,11 @@ class Problem:
         return bits
 
 
-@dataclass(frozen=True)
-class Charges:
-    """Time and energy of every device by their parts; arrays ``(devices,)``."""
-
-    compute_s: np.ndarray
-    uplink_s: np.ndarray
-    downlink_s: np.ndarray
-    compute_j: np.ndarray
-    uplink_j: np.ndarray
-    circuit_j: np.ndarray
-
-    @property
-    def latency_s(self) -> np.ndarray:
-        """Equation 11."""
-        latency_s: np.ndarray = self.compute_s + self.uplink_s + self.downlink_s
-        return latency_s
-
-    @property
-    def energy_j(self) -> np.ndarray:
-        """Equation 12."""
-        energy_j: np.ndarray = self.compute_j + self.uplink_j + self.circuit_j
-        return energy_j
-
-
-def charges(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarray) -> Charges:
-    """What ``rank`` costs at ``frequency_hz``: equations 1, 3, 4, 8, 9."""
+def charges(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarray) -> Charge[np.ndarray]:
+    """What ``rank`` costs at ``frequency_hz``, ``(devices,)``: equations 1, 3, 4, 8, 9."""
     cycles = problem.cycles(rank)
     uplink_s = transmit_time_s(problem.uplink_bits(rank), problem.uplink_bits_per_s)
-    return Charges(
+    return Charge(
         compute_s=compute_time_s(cycles, frequency_hz),
         uplink_s=uplink_s,
         downlink_s=transmit_time_s(problem.downlink_bits(rank), problem.downlink_bits_per_s),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedfit.reports.read import CHARGE, ENERGY_PARTS, TIME_PARTS, RunData, number
+from fedfit.records import Charge
+from fedfit.reports.read import CHARGE, RunData, number
 
 REFUSED = "refused"
 """In place of what binds, for a device that does not count: it could not take part (its rank is 0), or was late."""
@@ -84,12 +84,16 @@ def ledger(run: RunData) -> tuple[list[int], npt.NDArray[np.float64]] | None:
 
 def latency_s(charge: Mapping[str, Any]) -> float:
     """Equation 11; NaN where a part was not finite."""
-    return math.fsum(number(charge[f"{part}_s"]) for part in TIME_PARTS)
+    return _charge(charge).latency_s
 
 
 def energy_j(charge: Mapping[str, Any]) -> float:
     """Equation 12; NaN where a part was not finite."""
-    return math.fsum(number(charge[f"{part}_j"]) for part in ENERGY_PARTS)
+    return _charge(charge).energy_j
+
+
+def _charge(values: Mapping[str, Any]) -> Charge[float]:
+    return Charge(**{key: number(values[key]) for key in CHARGE})
 
 
 def _word(row: Mapping[str, Any]) -> str:

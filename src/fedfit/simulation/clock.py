@@ -79,7 +79,7 @@ class FleetClock:
         rows = np.array([device])
         problem = self._problem(self.work.formula, rows, _one(asked.link))
         cost = charges(problem, asked.rank, np.array([asked.frequency_hz]))
-        formula = Charge(*(float(getattr(cost, name)[0]) for name in Charge.__dataclass_fields__))
+        formula = Charge[float](*(float(getattr(cost, name)[0]) for name in Charge.__dataclass_fields__))
         sent = self._by_bytes(formula, device, asked.link, downlink_bytes, uplink_bytes)
         decides = sent if self.recipe.plan.count == "sent" else formula
         budget_j, battery_j = self._limits_j(rows)
@@ -180,7 +180,9 @@ class FleetClock:
                 told[int(row)] = f"the battery holds {battery_j[row]:.6g} J: {told[int(row)]}"
         return [told.get(row) for row in range(len(rows))]
 
-    def _by_bytes(self, formula: Charge, device: int, link: LinkState, downlink_bytes: int, uplink_bytes: int) -> Charge:
+    def _by_bytes(
+        self, formula: Charge[float], device: int, link: LinkState, downlink_bytes: int, uplink_bytes: int
+    ) -> Charge[float]:
         """The same computing, with the radio charged for the packets as they were."""
         uplink_s = 8 * uplink_bytes / link.uplink_bits_per_s
         return replace(
@@ -190,7 +192,7 @@ class FleetClock:
             uplink_j=float(self.fleet.transmit_power_w[device]) * uplink_s,
         )
 
-    def _late(self, cost: Charge) -> str | None:
+    def _late(self, cost: Charge[float]) -> str | None:
         """Energy needs no such check: the frequency of a plan stays within budget and battery, or the device is left out."""
         if cost.latency_s > self.deadline_s * _ROUNDING:
             return f"missed the deadline: {cost.latency_s:.6g} s of {self.deadline_s:.6g} s"
