@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def plan(
     fleet: Annotated[str, typer.Argument(help="A shipped fleet's name (three-devices, city), or a TOML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value …", metavar="[KEY=VALUE]...")] = None,
-    solver: Annotated[str, typer.Option(help="exact, exhaustive, as-printed or random-frequency.")] = "exact",
-    policy: Annotated[str, typer.Option(help="common: one rank for all; per-device: each its own.")] = "common",
+    solver: Annotated[str, typer.Option(help="exact, exhaustive, as_printed or random_frequency.")] = "exact",
+    policy: Annotated[str, typer.Option(help="common: one rank for all; per_device: each its own.")] = "common",
     frequency: Annotated[str, typer.Option(help="least_energy or fastest, of those that the rank allows.")] = "least_energy",
     drop_infeasible: Annotated[
         bool, typer.Option("--drop-infeasible", help="Plan for the devices that can do rank 1.")
@@ -36,9 +36,9 @@ def plan(
     from fedfit.experiment.plan_fleet import PlanOptions, plan_fleet
 
     options = PlanOptions(
-        solver=solver,
-        policy=policy,
-        frequency=frequency,
+        solver=_word(solver),
+        policy=_word(policy),
+        frequency=_word(frequency),
         drop_infeasible=drop_infeasible,
         share_band_hz=share_band_hz,
         for_rank=for_rank,
@@ -53,6 +53,11 @@ def plan(
     _tell(found, options, as_json)
     if found["infeasible"] and not drop_infeasible:
         raise typer.Exit(2)
+
+
+def _word(typed: str) -> str:
+    """The word of a recipe's ``[plan]``; on a command line hyphens do as well."""
+    return typed.replace("-", "_")
 
 
 def _tell(found: dict[str, Any], options: PlanOptions, as_json: bool) -> None:
@@ -70,13 +75,20 @@ def _tell(found: dict[str, Any], options: PlanOptions, as_json: bool) -> None:
         if options.for_rank is not None:
             say(Console(), _least_words(found["for_rank"]))
     if found["infeasible"] and not options.drop_infeasible:
-        first, count = found["infeasible"][0], len(found["infeasible"])
-        who = (
-            first["id"]
-            if count == 1
-            else f"{count:,} devices cannot take part, each for its own reason; the first, {first['id']}"
-        )
-        say(SCREEN, f"error: {who}: {first['reason']}; --drop-infeasible plans for the rest")
+        say(SCREEN, f"error: {_refusal(found)}")
+    elif found["remedy"]:
+        say(SCREEN, f"warning: no device can take part; {found['remedy']}")
+
+
+def _refusal(found: dict[str, Any]) -> str:
+    """Why there is no plan, and a way to have one."""
+    first, count = found["infeasible"][0], len(found["infeasible"])
+    if found["remedy"] and count > 1:
+        return f"none of the {count:,} devices can do rank 1; {found['remedy']}"
+    who = (
+        first["id"] if count == 1 else f"{count:,} devices cannot take part, each for its own reason; the first, {first['id']}"
+    )
+    return f"{who}: {first['reason']}" + ("" if found["remedy"] else "; --drop-infeasible plans for the rest")
 
 
 def _least_words(least: dict[str, Any]) -> str:

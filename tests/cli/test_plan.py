@@ -85,6 +85,51 @@ def test_dropping_none_changes_nothing() -> None:
     assert kept.json == fedfit("plan", "three-devices", "--json").json
 
 
+def test_dropping_is_not_offered_where_it_would_leave_nobody(slow: Path) -> None:
+    """Within a microsecond none of the three can; of the deadlines that are named the greater plans all, the less the easiest.
+    No budget is named: none makes a CPU fast enough.
+    """
+    slow.write_text(SLOW.replace("energy_budget_j = 0.05", "energy_budget_j = 1"))
+    answer = fedfit("plan", slow, "round.deadline_s=1e-6", "--json")
+    assert answer.status == 2
+    assert "drop-infeasible" not in answer.stderr
+    words = answer.json["remedy"]
+    assert answer.stderr == f"error: none of the 3 devices can do rank 1; {words}\n"
+    every, one = re.findall(r"a deadline of ([\d.]+) s would do for (all|one) of them", words)
+    assert (every[1], one[1]) == ("all", "one")
+    assert "budget" not in words
+    planned = fedfit("plan", slow, f"round.deadline_s={every[0]}", "--json").json
+    assert (planned["rank"], planned["infeasible"], planned["remedy"]) == (1, [], None)
+    left = fedfit("plan", slow, f"round.deadline_s={one[0]}", "--drop-infeasible", "--json").json
+    assert ids(left["devices"]) == ["able", "poor"]  # the two are alike but for the budget
+    fewer = fedfit("plan", slow, f"round.deadline_s={0.999 * float(one[0])}", "--drop-infeasible")
+    assert f"no device can take part; a deadline of {every[0]} s would do for all of them" in fewer.stderr
+
+
+def test_the_only_device_has_its_own_reason(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(SLOW.split("[[device]]", maxsplit=1)[0] + "devices = 1\n")
+    answer = fedfit("plan", path, "round.deadline_s=1e-6")
+    assert "error: device-0: cannot do rank 1 within 1e-06 s" in answer.stderr
+    assert "drop-infeasible" not in answer.stderr
+
+
+def test_a_fleet_that_can_in_part_is_not_said_to_be_unable(slow: Path) -> None:
+    answer = fedfit("plan", slow)
+    assert answer.stdout.splitlines()[0] == "no plan: not every device can take part"
+    assert fedfit("plan", slow, "--json").json["remedy"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [("--policy", "per_device"), ("--solver", "as_printed"), ("--solver", "random_frequency"), ("--frequency", "least_energy")],
+)
+def test_words_are_those_of_a_recipe_and_hyphens_do_as_well(option: str, word: str) -> None:
+    found = fedfit("plan", "three-devices", option, word, "--json").json
+    assert found[option.removeprefix("--")] == word
+    assert fedfit("plan", "three-devices", option, word.replace("_", "-"), "--json").json == found
+
+
 def test_dropping_all_leaves_an_empty_plan(slow: Path) -> None:
     """A microsecond is too short for all three."""
     answer = fedfit("plan", slow, "round.deadline_s=1e-6", "--drop-infeasible", "--json")
@@ -98,7 +143,7 @@ def test_dropping_all_leaves_an_empty_plan(slow: Path) -> None:
 def test_one_device(tmp_path: Path) -> None:
     path = tmp_path / "one.toml"
     path.write_text(SLOW.split("[[device]]", maxsplit=1)[0] + "devices = 1\n")
-    for policy in ("common", "per-device"):
+    for policy in ("common", "per_device"):
         (device,) = fedfit("plan", path, "--policy", policy, "--json").json["devices"]
         assert (device["id"], device["rank"], device["binding"]) == ("device-0", 8, "frequency")
     share = fedfit("plan", path, "--share-band-hz", "1e6", "--json").json
@@ -112,7 +157,7 @@ def test_order_of_the_devices_does_not_matter(tmp_path: Path) -> None:
     for order in ([0, 1, 2], [2, 0, 1]):
         path = tmp_path / "mixed.toml"
         path.write_text("[[device]]".join([head, *(devices[n] for n in order)]))
-        plan = fedfit("plan", path, "--policy", "per-device", "--drop-infeasible", "--json").json
+        plan = fedfit("plan", path, "--policy", "per_device", "--drop-infeasible", "--json").json
         plans[str(order)] = {row["id"]: row for row in [*plan["devices"], *plan["infeasible"]]}
     first, second = plans.values()
     assert first == second
@@ -122,7 +167,7 @@ def test_order_of_the_devices_does_not_matter(tmp_path: Path) -> None:
 def test_common_and_own_ranks_of_the_city(solver: str) -> None:
     """The common rank is the least of the own ranks; both solvers, through the command, give the same document."""
     common = fedfit("plan", "city", "--drop-infeasible", "--round", "1", "--solver", solver, "--json").json
-    own = fedfit("plan", "city", "--drop-infeasible", "--round", "1", "--policy", "per-device", "--json").json
+    own = fedfit("plan", "city", "--drop-infeasible", "--round", "1", "--policy", "per_device", "--json").json
     ranks = [device["rank"] for device in own["devices"]]
     assert common["rank"] == min(ranks)
     assert [device["max_rank"] for device in common["devices"]] == ranks
@@ -134,14 +179,14 @@ def test_common_and_own_ranks_of_the_city(solver: str) -> None:
 
 def test_drawn_frequencies_are_never_better() -> None:
     own = {
-        solver: fedfit("plan", "city", "--drop-infeasible", "--policy", "per-device", "--solver", solver, "--json").json
-        for solver in ("exact", "random-frequency")
+        solver: fedfit("plan", "city", "--drop-infeasible", "--policy", "per_device", "--solver", solver, "--json").json
+        for solver in ("exact", "random_frequency")
     }
     best = {device["id"]: device["rank"] for device in own["exact"]["devices"]}
-    drawn = {device["id"]: device["rank"] for device in own["random-frequency"]["devices"]}
+    drawn = {device["id"]: device["rank"] for device in own["random_frequency"]["devices"]}
     assert all(best[name] >= rank for name, rank in drawn.items())
     assert sum(drawn.values()) < sum(best.values())
-    assert all("at the frequency drawn" in row["reason"] for row in own["random-frequency"]["infeasible"])
+    assert all("at the frequency drawn" in row["reason"] for row in own["random_frequency"]["infeasible"])
 
 
 def test_sharing_the_band_raises_the_common_rank() -> None:
@@ -168,7 +213,7 @@ def test_dropped_devices_get_none_of_the_band(slow: Path) -> None:
 
 
 def test_layers_are_chosen_within_those_of_the_file() -> None:
-    found = fedfit("plan", "three-devices", "--choose-layers", "--policy", "per-device", "--json").json
+    found = fedfit("plan", "three-devices", "--choose-layers", "--policy", "per_device", "--json").json
     assert found["total_layers"] == 3
     whole = [device["max_rank"] for device in fedfit("plan", "three-devices", "--json").json["devices"]]
     for device, rank in zip(found["devices"], whole, strict=True):
@@ -179,7 +224,7 @@ def test_layers_are_chosen_within_those_of_the_file() -> None:
 def test_rounds_draw_their_own_fading() -> None:
     ranks = []
     for number in ("0", "1", "1", "2"):
-        plan = fedfit("plan", "city", "--policy", "per-device", "--drop-infeasible", "--round", number, "--json").json
+        plan = fedfit("plan", "city", "--policy", "per_device", "--drop-infeasible", "--round", number, "--json").json
         ranks.append([(device["id"], device["rank"]) for device in plan["devices"]])
     assert ranks[1] == ranks[2]
     assert ranks[0] != ranks[1] != ranks[3]
@@ -206,15 +251,15 @@ def test_words_for_people() -> None:
     ("arguments", "says"),
     [
         (["--solver", "exct"], ["--solver", "exct", "did you mean 'exact'?"]),
-        (["--policy", "own"], ["--policy", "common, per-device"]),
+        (["--policy", "own"], ["--policy", "common, per_device"]),
         (["--frequency", "slow"], ["--frequency", "least_energy"]),
         (["--for-rank", "0"], ["--for-rank", "at least 1"]),
         (["--round", "-1"], ["--round", "at least 0"]),
         (["--share-band-hz", "0"], ["--share-band-hz", "above 0"]),
         (["--share-band-hz", "nan"], ["--share-band-hz", "above 0"]),
-        (["--share-band-hz", "1e6", "--policy", "per-device"], ["--share-band-hz", "--policy common"]),
-        (["--choose-layers"], ["--policy", "add --policy per-device"]),
-        (["--choose-layers", "--policy", "per-device", "--solver", "exhaustive"], ["--solver", "leave --solver out"]),
+        (["--share-band-hz", "1e6", "--policy", "per_device"], ["--share-band-hz", "--policy common"]),
+        (["--choose-layers"], ["--policy", "add --policy per_device"]),
+        (["--choose-layers", "--policy", "per_device", "--solver", "exhaustive"], ["--solver", "leave --solver out"]),
         (["--solver", "x", "--policy", "y", "--for-rank", "0"], ["3 faults", "--solver", "--policy", "--for-rank"]),
     ],
 )
@@ -251,5 +296,5 @@ def test_a_fault_is_a_document_too(tmp_path: Path) -> None:
 
 
 def test_a_broken_limit_is_told_in_words(tmp_path: Path) -> None:
-    answer = fedfit("plan", "three-devices", "round.deadline_s=3", "--solver", "as-printed")
+    answer = fedfit("plan", "three-devices", "round.deadline_s=3", "--solver", "as_printed")
     assert "this plan breaks the limits of " in answer.stdout.replace("\n", " ")

@@ -115,7 +115,7 @@ HEAVY = ("torch", "flwr", "flwr_datasets", "transformers", "peft", "datasets")
         ["recipes"],
         ["recipes", "show", "demo"],
         ["plan", "three-devices"],
-        ["plan", "city", "--policy", "per-device", "--drop-infeasible", "--json"],
+        ["plan", "city", "--policy", "per_device", "--drop-infeasible", "--json"],
         ["compare", "/a", "/b"],
     ],
     ids=" ".join,

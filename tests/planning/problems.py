@@ -21,13 +21,15 @@ def ordinary(seed: int, count: int, highest: int = 40) -> Problem:
         return np.asarray(10 ** draw.uniform(low, high, count))
 
     cycles, spread = log(5, 12), draw.integers(0, 2, count)
+    fixed = draw.integers(0, 2, (2, count))
+    grows = np.maximum(draw.integers(0, 4, (2, count)) > 0, fixed == 0)  # every packet holds something
     problem = Problem(
         cycles_fixed=np.where(spread, -cycles, cycles * draw.uniform(0, 50, count)),  # eq. 2, or floating-point operations
         cycles_per_rank=2 * cycles,
-        uplink_bits_fixed=log(3, 8) * draw.integers(0, 2, count),
-        uplink_bits_per_rank=log(3, 7) * draw.integers(0, 4, count).clip(0, 1),
-        downlink_bits_fixed=log(3, 8) * draw.integers(0, 2, count),
-        downlink_bits_per_rank=log(3, 7) * draw.integers(0, 4, count).clip(0, 1),
+        uplink_bits_fixed=log(3, 8) * fixed[0],
+        uplink_bits_per_rank=log(3, 7) * grows[0],
+        downlink_bits_fixed=log(3, 8) * fixed[1],
+        downlink_bits_per_rank=log(3, 7) * grows[1],
         uplink_bits_per_s=log(3, 9),
         downlink_bits_per_s=log(3, 9),
         transmit_power_w=log(-4, 1),

@@ -68,7 +68,7 @@ def plan_at(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def test_it_returns_a_rank_that_breaks_the_deadline(plan_at) -> None:  # type: ignore[no-untyped-def]
-    answer = plan_at(9.5, "as-printed").json
+    answer = plan_at(9.5, "as_printed").json
     (device,) = answer["devices"]
     assert (answer["rank"], device["breaks"], device["frequency_hz"]) == (5, ["deadline"], 64.0)
     assert device["latency_s"]["total"] == pytest.approx(10.0, rel=1e-12)
@@ -77,13 +77,13 @@ def test_it_returns_a_rank_that_breaks_the_deadline(plan_at) -> None:  # type: i
 
 def test_it_is_right_by_accident_at_most(plan_at) -> None:  # type: ignore[no-untyped-def]
     """At 10.001 s its two mistakes meet: it returns 5, which is feasible (10 s)."""
-    answer = plan_at(10.001, "as-printed").json
+    answer = plan_at(10.001, "as_printed").json
     assert (answer["rank"], answer["devices"][0]["breaks"]) == (5, [])
     assert plan_at(10.001, "exact").json["rank"] == 5
 
 
 def test_it_gives_rank_2_where_rank_1_is_too_much(plan_at) -> None:  # type: ignore[no-untyped-def]
-    answer = plan_at(1.0, "as-printed")
+    answer = plan_at(1.0, "as_printed")
     assert (answer.status, answer.json["rank"], answer.json["infeasible"]) == (0, 2, [])
     assert answer.json["devices"][0]["breaks"] == ["deadline"]
     honest = plan_at(1.0, "exact")
@@ -94,9 +94,9 @@ def test_a_dead_link_and_an_endless_deadline_do_not_stop_it(plan_at) -> None:  #
     """An upper end that is no number of ranks. Without a deadline the first rank that spends 500 J on 1 W of radio is returned:
     M/160 = 500 at M = 80,000 = 8·(9,992 + 8). A dead link leaves nothing to search, so 2.
     """
-    answer = plan_at(1e300, "as-printed")
+    answer = plan_at(1e300, "as_printed")
     assert (answer.status, answer.json["rank"]) == (0, 9992)
-    dead = fedfit("plan", "three-devices", "fleet.uplink_gain=5e-324", "--solver", "as-printed", "--json")
+    dead = fedfit("plan", "three-devices", "fleet.uplink_gain=5e-324", "--solver", "as_printed", "--json")
     assert dead.json["rank"] == 2
     assert "deadline" in dead.json["devices"][0]["breaks"]
 

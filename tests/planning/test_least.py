@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 
 from fedfit.planning.feasible import feasible, feasible_at, room
-from fedfit.planning.least import least, least_of_both, round_up, why_infeasible
+from fedfit.planning.least import least, least_for_some, least_of_both, round_up, why_infeasible
 from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import random_frequencies
 from tests.planning.problems import with_limits
@@ -115,3 +115,56 @@ def test_a_longer_deadline_never_costs_energy() -> None:
     tight, loose = least(problem, 2), least(replace(problem, deadline_s=problem.deadline_s * 2), 2)
     assert (loose.energy_j <= tight.energy_j).all()
     assert (room(problem, 2).low_hz > 0).all()
+
+
+def offers(text: str, problem: Problem) -> list[tuple[float | np.ndarray, float | np.ndarray, str]]:
+    """Deadline, budget and for whom, of every way in a sentence of ``least_for_some``."""
+    ways: list[tuple[float | np.ndarray, float | np.ndarray, str]] = []
+    for value, whom in re.findall(rf"a deadline of {NUMBER} s would do for (all|one)", text):
+        ways.append((float(value), problem.energy_budget_j, whom))
+    for value, whom in re.findall(rf"a budget of {NUMBER} J for each would do for (all|one)", text):
+        ways.append((problem.deadline_s, float(value), whom))
+    for seconds, joules, whom in re.findall(rf"{NUMBER} s and {NUMBER} J together would do for (all|one)", text):
+        ways.append((float(seconds), float(joules), whom))
+    return ways
+
+
+def shortened(problem: Problem, count: int) -> Problem:
+    """``count`` devices of ``problem`` that cannot do rank 1 and have one deadline, as a fleet has."""
+    unable = problem.take(np.flatnonzero(~feasible(problem, 1))[:count])
+    together = with_limits(unable, unable.deadline_s.min(initial=np.inf), unable.energy_budget_j)
+    return together
+
+
+def test_what_is_offered_to_a_fleet_of_which_nobody_can_does_and_no_less() -> None:
+    seen = set()
+    for seed in range(60):
+        for problem in (shortened(ordinary(seed, 40, 3), 1 + seed % 4), shortened(extreme(seed, 40, 3), 1 + seed % 4)):
+            if len(problem) == 0 or feasible(problem, 1).any():
+                continue
+            text = least_for_some(problem)
+            ways = offers(text, problem)
+            dead = (problem.uplink_bits_per_s == 0) | (problem.downlink_bits_per_s == 0)
+            assert dead.all() == ("no limits would do" in text) == (not ways), text
+            for deadline_s, energy_j, whom in ways:
+                can = feasible(with_limits(problem, deadline_s, energy_j), 1)
+                assert can.all() if whom == "all" else can.any(), text
+                if "together" not in text:
+                    scale = 1 - 3e-5 if np.isscalar(deadline_s) else 1.0
+                    less_j = energy_j if scale < 1 else energy_j * (1 - 3e-5)
+                    could = feasible(with_limits(problem, deadline_s * scale, less_j), 1)
+                    assert not (could.all() if whom == "all" else could.any()), text
+            seen |= {(whom, "together" in text) for *_, whom in ways}
+    assert seen == {("all", False), ("one", False), ("all", True), ("one", True)}
+
+
+def test_what_is_offered_at_drawn_frequencies_does() -> None:
+    problem = ordinary(4, 400)
+    drawn = random_frequencies(problem.max_frequency_hz, 0.1, 8)
+    rows = np.flatnonzero(~feasible_at(problem, 1, drawn))[:5]
+    part = with_limits(problem.take(rows), float(problem.deadline_s[rows].min()), problem.energy_budget_j[rows])
+    ways = offers(least_for_some(part, drawn[rows]), part)
+    assert ways
+    for deadline_s, energy_j, whom in ways:
+        can = feasible_at(with_limits(part, deadline_s, energy_j), 1, drawn[rows])
+        assert can.all() if whom == "all" else can.any()

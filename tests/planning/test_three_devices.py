@@ -106,7 +106,7 @@ def test_energies(plan: Any) -> None:
 
 
 def test_each_its_own() -> None:
-    plan = fedfit("plan", "three-devices", "--policy", "per-device", "--json").json
+    plan = fedfit("plan", "three-devices", "--policy", "per_device", "--json").json
     assert plan["rank"] is None
     assert [device["rank"] for device in plan["devices"]] == [8, 6, 4]
     # Phone at rank 8: 53.08416e9 cycles in 59.5281408 s.

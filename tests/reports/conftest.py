@@ -127,10 +127,11 @@ def plan_json(ranks: Sequence[int], bindings: Sequence[str], *, common: bool = T
         )
     return {
         "rank": lowest if common else None,
-        "policy": "common" if common else "per-device",
+        "policy": "common" if common else "per_device",
         "solver": "bisection",
         "deadline_s": 25.0,
         "devices": devices,
+        "remedy": None if devices else "a deadline of 30 s would do for all of them",
         "infeasible": [
             {"id": f"watch-{index}", "reason": "rank 1 takes longer than the deadline"} for index in range(infeasible)
         ],

@@ -13,7 +13,7 @@ from fedfit.experiment.limits import choose
 from fedfit.fleet_settings import FleetFile
 from fedfit.planning.bandwidth import over_bands, servable, share_band
 from fedfit.planning.layers import choose_layers
-from fedfit.planning.least import least, why_infeasible
+from fedfit.planning.least import least, least_for_some, why_infeasible
 from fedfit.planning.planner import Solution, solve, solve_at
 from fedfit.planning.problem import Problem, make_problem, paper_work
 from fedfit.planning.solvers import as_printed, at_frequency, exact, exhaustive, random_frequencies
@@ -23,8 +23,8 @@ from fedfit.wireless.channel import Links, draw_links, mean_links
 from fedfit.wireless.fleet import Fleet
 from fedfit.wireless.magnitudes import magnitude_warnings
 
-SOLVERS = ("exact", "exhaustive", "as-printed", "random-frequency")
-POLICIES = ("common", "per-device")
+SOLVERS = ("exact", "exhaustive", "as_printed", "random_frequency")
+POLICIES = ("common", "per_device")
 FREQUENCIES = ("least_energy", "fastest")
 
 
@@ -67,7 +67,7 @@ class PlanOptions:
         if self.round < 0:
             faults.append(Fault("--round", self.round, "must be at least 0"))
         if self.choose_layers and self.policy == "common":
-            faults.append(Fault("--policy", self.policy, "--choose-layers gives each device its own; add --policy per-device"))
+            faults.append(Fault("--policy", self.policy, "--choose-layers gives each device its own; add --policy per_device"))
         if self.choose_layers and self.solver != "exact":
             faults.append(Fault("--solver", self.solver, "--choose-layers is solved exactly; leave --solver out"))
         if self.share_band_hz is not None and (self.policy, self.solver) != ("common", "exact"):
@@ -99,6 +99,7 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
         "deadline_s": file.round.deadline_s,
         "devices": [],
         "infeasible": [],
+        "remedy": None,
         "warnings": magnitude_warnings(fleet, links, bits, bits),
     }
     if options.choose_layers:
@@ -114,6 +115,8 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
     own_rank, frequency_hz = _own_ranks(file, problem, layers, options, seed)
     there = own_rank > 0
     plan["infeasible"] = _infeasible(fleet, problem, there, frequency_hz)
+    if not there.any():
+        plan["remedy"] = least_for_some(problem, frequency_hz)
     if options.for_rank is not None:
         plan["for_rank"] = _for_rank(fleet, problem, options.for_rank)
     if not there.all() and not options.drop_infeasible:
@@ -171,12 +174,12 @@ def _own_ranks(
     file: FleetFile, problem: Problem, layers: np.ndarray, options: PlanOptions, seed: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Each device's highest rank by the solver, and its frequency where that is drawn."""
-    if options.solver == "random-frequency":
+    if options.solver == "random_frequency":
         drawn = random_frequencies(
             problem.max_frequency_hz, options.random_frequency_low, derive_seed(seed, "frequency", options.round)
         )
         return at_frequency(problem, drawn), drawn
-    if options.solver == "as-printed":
+    if options.solver == "as_printed":
         a = file.adaptation
 
         def printed_bits(rank: float) -> np.ndarray:

@@ -62,8 +62,7 @@ def why_infeasible(problem: Problem, frequency_hz: np.ndarray | None = None) -> 
     Args:
         frequency_hz: ``(devices,)`` where it is given; else the best one is meant.
     """
-    alone = least(problem, 1) if frequency_hz is None else least_at(problem, 1, frequency_hz)
-    both = least_of_both(problem, 1, problem.max_frequency_hz if frequency_hz is None else frequency_hz)
+    alone, both = _at_rank_1(problem, frequency_hz)
     chance = "" if frequency_hz is None else " at the frequency drawn"
     return [
         _words(
@@ -93,6 +92,44 @@ def _words(
     if not ways:
         ways.append(f"{round_up(both_s)} s and {round_up(both_j)} J together")
     return f"{cannot}; the least that would do: {', or '.join(ways)}"
+
+
+def least_for_some(problem: Problem, frequency_hz: np.ndarray | None = None) -> str:
+    """Limits with which devices of ``problem``, none of which can do rank 1, could: those for all, and the least for one.
+
+    Args:
+        frequency_hz: ``(devices,)`` where it is given; else the best one is meant.
+    """
+    alone, both = _at_rank_1(problem, frequency_hz)
+    reachable = np.flatnonzero(np.isfinite(both.deadline_s))
+    if len(reachable) == 0:
+        return "no limits would do: no link carries anything"
+    single = ((alone.deadline_s, "a deadline of {} s"), (alone.energy_j, "a budget of {} J for each"))
+    ways = [_for_all_or_one(least, limit) for least, limit in single if np.isfinite(least).any()]
+    if not any(np.isfinite(least).all() for least, _ in single) and len(reachable) == len(problem):
+        ways.append(_together(both.deadline_s.max(), both.energy_j.max(), "all of them"))
+    if not any(np.isfinite(least).any() for least, _ in single):
+        first = reachable[both.deadline_s[reachable].argmin()]
+        ways.append(_together(both.deadline_s[first], both.energy_j[first], "one of them"))
+    return ", or ".join(ways)
+
+
+def _for_all_or_one(least: np.ndarray, limit: str) -> str:
+    """``limit`` with the number that does for all devices, where one does, and with that of the device that asks least."""
+    one = f"{limit.format(round_up(float(least.min())))} would do for one of them"
+    if not np.isfinite(least).all():
+        return one
+    return f"{limit.format(round_up(float(least.max())))} would do for all of them, {one}"
+
+
+def _together(deadline_s: float, energy_j: float, whom: str) -> str:
+    return f"{round_up(float(deadline_s))} s and {round_up(float(energy_j))} J together would do for {whom}"
+
+
+def _at_rank_1(problem: Problem, frequency_hz: np.ndarray | None) -> tuple[Least, Least]:
+    """What rank 1 asks of each limit with the other as given, and of both together."""
+    alone = least(problem, 1) if frequency_hz is None else least_at(problem, 1, frequency_hz)
+    return alone, least_of_both(problem, 1, problem.max_frequency_hz if frequency_hz is None else frequency_hz)
 
 
 def round_up(value: float) -> str:

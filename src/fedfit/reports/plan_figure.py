@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedfit.reports.plan_summary import Ranks, Words, highest_ranks
+from fedfit.reports.plan_summary import Ranks, Words, highest_ranks, nobody
 from fedfit.reports.style import INK, WIDE_INCHES, binding_colour, binding_label, binding_order, blank, drawing, plain, save
 
 PLAN_FIGURE = "plan"
@@ -34,7 +34,7 @@ def draw_plan(plan: Mapping[str, Any]) -> Any:
     ranks, words = highest_ranks(plan)
     axes.set_title(_title(plan))
     if len(ranks) == 0:
-        axes.text(0.5, 0.5, "No device can take part", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, nobody(plan).capitalize(), ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return figure
     few = len(ranks) <= MAX_BARS

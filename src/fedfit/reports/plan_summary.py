@@ -23,7 +23,7 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
     devices, infeasible = plan["devices"], plan.get("infeasible", [])
     lines = []
     if not devices:
-        lines.append("no device can take part")
+        lines.append(nobody(plan))
     elif plan.get("rank") is not None:
         lines.append(_common(plan["rank"], devices))
     else:
@@ -34,6 +34,11 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
     if infeasible:
         lines.append(_infeasible(infeasible))
     return "\n".join(lines)
+
+
+def nobody(plan: Mapping[str, Any]) -> str:
+    """What to say of a plan without devices; its ``remedy`` is null where some could take part without the others."""
+    return "no device can take part" if plan["remedy"] else "no plan: not every device can take part"
 
 
 def highest_ranks(plan: Mapping[str, Any]) -> tuple[Ranks, Words]:
