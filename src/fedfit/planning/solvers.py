@@ -50,7 +50,7 @@ def as_printed(problem: Problem, printed_bits: Callable[[int], np.ndarray], uppe
     """Algorithm 1 word for word: its upper end is a time (eq. 23, at r = 1), and line 11 returns ``r_rig``.
 
     The devices share the upper end, and each searches by itself until its own two ends are neighbours. The printed lines do
-    not say how fractions are rounded; mid-points are rounded down, since C4 asks for whole ranks.
+    not say how mid-points are rounded, and nothing depends on it: feasibility is monotone, so the neighbours are the same.
 
     Args:
         printed_bits: M·Q of a rank by the printed eq. 5, ``(devices,)``.
@@ -71,7 +71,7 @@ def printed_upper_end(problem: Problem, printed_bits: Callable[[int], np.ndarray
     with np.errstate(all="ignore"):  # a dead link takes forever
         radio_s = printed_bits(1) * (1 / problem.uplink_bits_per_s + 1 / problem.downlink_bits_per_s)
         left_s = problem.deadline_s - problem.cycles(1) / problem.max_frequency_hz - radio_s
-    return int(np.clip(np.ceil(np.fmax.reduce(left_s, initial=2.0)), 2, _HIGHEST_PRINTED))
+    return int(min(np.ceil(np.fmax.reduce(left_s, initial=2.0)), _HIGHEST_PRINTED))
 
 
 def _with_bits(problem: Problem, bits: np.ndarray) -> Problem:
