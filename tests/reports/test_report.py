@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -101,11 +102,10 @@ def test_failed_write_leaves_the_old_page(make_run: MakeRun, monkeypatch: pytest
     folder = make_run()
     old = page_of(folder)
 
-    def full(self: Path, *_: object, **__: object) -> int:
-        self.touch()
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunFolderError, match=r"No space left on device.*choose another folder"):
         write_report(folder)
     assert (folder / "report.html").read_text(encoding="utf-8") == old

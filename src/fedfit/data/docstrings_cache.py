@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from fedfit.atomic import write_atomic
 
 
 class Row(NamedTuple):
@@ -31,18 +31,11 @@ def read_rows(path: Path) -> list[Row] | None:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write beside the file and rename, so that a reader never meets half of it. Raises ``OSError``."""
+    """Write the rows, with their digest in the head line. Raises ``OSError``."""
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
     head = json.dumps({"blake2b": _digest(body)}).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(head + b"\n" + body)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(path, head + b"\n" + body)
 
 
 def _digest(body: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from fedfit.atomic import write_atomic
 from fedfit.reports.captions import WIDE, caption
 from fedfit.reports.columns import Column, device_columns, format_count, format_loss, format_rounds, format_share, round_columns
 from fedfit.reports.page import CSS, PAGE
@@ -39,13 +39,7 @@ def write_html(run: RunData, figures: Sequence[Path], path: Path) -> Path:
         environment=_environment(run.environment),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A reader of the old report, or a stop in the middle, never meets half a page.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, page.encode())
     return path
 
 

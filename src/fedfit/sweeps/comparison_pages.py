@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
 from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.comparison_figure import write_comparison_figure
@@ -12,7 +13,6 @@ from fedfit.sweeps.comparison_table import table_page
 from fedfit.sweeps.comparison_verdicts import verdicts_page
 from fedfit.sweeps.describe import caption, settings_text
 from fedfit.sweeps.rate_search import Trial, rates_csv, read_trials
-from fedfit.tracking.atomic import write_atomic
 
 
 def finished_part(comparison: Comparison, seeds: int, out: Path) -> Comparison:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from fedfit.atomic import write_atomic
 from fedfit.errors import Fault, RecipeError, RunFolderError
 from fedfit.sweeps.bases import SCALES
 from fedfit.sweeps.collect import collect, rounds_csv, rows_csv, summary_csv
@@ -21,7 +22,6 @@ from fedfit.sweeps.mixed_ranks import mixed_ranks
 from fedfit.sweeps.runner import Progress, run_sweep
 from fedfit.sweeps.sweep import Sweep
 from fedfit.sweeps.verdicts import verdicts_text
-from fedfit.tracking.atomic import write_atomic
 
 COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
     MIXED_RANKS: (mixed_ranks, MIXED_RANKS_SCALES),

@@ -14,10 +14,10 @@ from pathlib import Path
 import xxhash
 from safetensors.torch import load, save
 
+from fedfit.atomic import write_atomic
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import UpdateRefused
 from fedfit.records import Packet, RoundRecord, RoundResult, ServerState
-from fedfit.tracking.atomic import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save
 
+from fedfit.atomic import write_atomic
 from fedfit.records import Memory
-from fedfit.tracking.atomic import write_atomic
 
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 _BACK = 2  # rounds that a run may go back: checkpoints are kept of the newest two

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
 from fedfit.records import DeviceRecord, RoundRecord, RoundResult
-from fedfit.tracking.atomic import write_atomic
 from fedfit.tracking.checkpoint import Checkpoints
 from fedfit.tracking.writing import writing
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfit.tracking.atomic import write_atomic
+from fedfit.atomic import write_atomic
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:

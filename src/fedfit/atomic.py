@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever the process is killed."""
+"""Files that are whole or absent, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, payload: bytes) -> None:
-    """Writes beside ``path``, syncs, and renames."""
+    """Writes a temporary file beside ``path``, syncs it, and renames it. Raises ``OSError``; ``path`` is then unchanged."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
