@@ -13,7 +13,7 @@ The command line prints the message alone; a traceback is for mistakes of ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -61,3 +61,38 @@ class RunFolderError(FedfitError):
 
 class TrainingStopped(FedfitError):
     """A run that would only waste time if it went on."""
+
+
+def did_you_mean(given: object, names: Iterable[str], aliases: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Returns ``"did you mean 'x'? "`` for the names nearest to ``given``, or ``""`` when no name is near.
+
+    ``aliases`` are other words for some of the names; they are tried last. For the names alone use ``nearest``.
+    """
+    near = nearest(given, names)
+    if not near and aliases:
+        near = [name for alias in nearest(given, aliases) for name in aliases[alias]]
+    return f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+
+
+def choose(given: object, names: Iterable[str]) -> str:
+    """Returns the remedy for a word that is none of ``names``: the nearest, then all of them."""
+    names = list(names)
+    return f"{did_you_mean(given, names)}choose one of {', '.join(names)}"
+
+
+def nearest(given: object, names: Iterable[str]) -> list[str]:
+    """Returns the names that ``given`` may be a slip for: those equal or beginning with it, else the one most like it.
+
+    Case and the signs ``-``, ``_`` and space do not count.
+    """
+    import difflib  # here: a slip is rare, and `import fedfit` must stay fast
+
+    word, folded = _fold(str(given)), {name: _fold(name) for name in names}
+    equal = [name for name, short in folded.items() if short == word]
+    longer = [name for name, short in folded.items() if len(word) > 1 and short.startswith(word)]
+    like = difflib.get_close_matches(word, folded.values(), n=1)
+    return equal or longer or [name for name, short in folded.items() if short in like][:1]
+
+
+def _fold(name: str) -> str:
+    return name.lower().translate({ord(sign): None for sign in "-_ "})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import math
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from fedfit.data.corpus import LabelledTexts
-from fedfit.errors import DataError
+from fedfit.errors import DataError, did_you_mean
 
 
 def read_table(path: Path, kind: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -138,12 +137,11 @@ def _parse_parquet(content: bytes, path: Path) -> pd.DataFrame:
 
 
 def _check_column(frame: pd.DataFrame, key: str, name: str, origin: str) -> None:
-    there = [str(column) for column in frame.columns]
-    if name not in there:
-        nearest = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "name one of these, or give data.columns if a file has no header"
-        listed = ", ".join(column[:40] for column in there)
-        raise DataError(f"{key} = {name!r}: {origin} has no such column; it has {listed}: {hint}")
+    columns = [str(column) for column in frame.columns]
+    if name not in columns:
+        remedy = did_you_mean(name, columns) or "name one of these, or give data.columns if a file has no header"
+        listed = ", ".join(column[:40] for column in columns)
+        raise DataError(f"{key} = {name!r}: {origin} has no such column; it has {listed}: {remedy.strip()}")
 
 
 def _check_encodable(texts: Sequence[str], origin: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from fedfit.errors import Fault
+from fedfit.errors import Fault, choose
 from fedfit.schema import Draw
 
 
@@ -25,13 +24,6 @@ def limit_faults(settings: Any, prefix: str = "") -> Iterator[Fault]:
             yield from _draw_faults(name, value, item.metadata)
         elif value is not None and not isinstance(value, bool | tuple):
             yield from _value_faults(name, value, value, item.metadata)
-
-
-def choose(value: object, choices: Sequence[str]) -> str:
-    """The remedy for a word that is none of ``choices``."""
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}choose one of {', '.join(choices)}"
 
 
 def _value_faults(name: str, shown: object, value: Any, limits: Mapping[str, Any]) -> Iterator[Fault]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 
 import tomli_w
@@ -27,9 +28,13 @@ def read_recipe(name_or_path: str) -> str:
     """The text of a shipped recipe by name, or of a file.
 
     Raises:
-        RecipeError: when there is neither.
+        RecipeError: when no such recipe or file exists; a data set's name gets the recipes that read it.
     """
-    return read_shipped_or_file(name_or_path, shipped_recipes(), "recipe")
+    recipes = shipped_recipes()
+    by_data_set: dict[str, list[str]] = {}
+    for name, text in recipes.items():
+        by_data_set.setdefault(tomllib.loads(text)["data"]["source"], []).append(name)
+    return read_shipped_or_file(name_or_path, recipes, "recipe", by_data_set)
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "the text") -> Recipe:

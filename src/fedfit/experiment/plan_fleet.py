@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedfit.errors import Fault, RecipeError
+from fedfit.errors import Fault, RecipeError, choose
 from fedfit.experiment.fleet_file import fleet_of
-from fedfit.experiment.limits import choose
 from fedfit.fleet_settings import FleetFile
 from fedfit.planning.bandwidth import over_bands, servable, share_band
 from fedfit.planning.layers import choose_layers

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedfit.errors import Fault, RecipeError
+from fedfit.errors import Fault, RecipeError, did_you_mean
 
 
 def shipped(package: str) -> dict[str, str]:
@@ -17,11 +16,18 @@ def shipped(package: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def read_shipped_or_file(name_or_path: str, there: Mapping[str, str], what: str) -> str:
-    """The text of a file, or of what is shipped under that name. ``what`` is the word for it in messages.
+def read_shipped_or_file(
+    name_or_path: str, names: Mapping[str, str], what: str, aliases: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """The text of a file, or of the shipped file with that name.
+
+    Args:
+        names: the text of each shipped file, by name.
+        what: the word for such a file in messages.
+        aliases: other words that a person may try, each with the names to propose.
 
     Raises:
-        RecipeError: when there is neither.
+        RecipeError: when no such file or name exists.
     """
     path = Path(name_or_path)
     try:
@@ -29,8 +35,7 @@ def read_shipped_or_file(name_or_path: str, there: Mapping[str, str], what: str)
             return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([Fault(what, name_or_path, f"cannot be read: {error}")], f"the {what}") from error
-    if name_or_path in there:
-        return there[name_or_path]
-    near = difflib.get_close_matches(name_or_path, there, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise RecipeError([Fault(what, name_or_path, f"{hint}give a file, or one of {', '.join(there)}")], f"the {what}")
+    if name_or_path in names:
+        return names[name_or_path]
+    remedy = f"{did_you_mean(name_or_path, names, aliases)}give a file, or one of {', '.join(names)}"
+    raise RecipeError([Fault(what, name_or_path, remedy)], f"the {what}")

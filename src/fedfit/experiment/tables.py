@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fedfit.errors import Fault, RecipeError
+from fedfit.errors import Fault, RecipeError, nearest
 from fedfit.schema import DRAWS, Draw
 
 _MISSING = object()
@@ -117,10 +116,8 @@ class _Builder:
     def _unknown(self, name: str, prefix: str, known: Iterable[str]) -> str:
         """The remedy: the nearest name here and the same name elsewhere, else the nearest anywhere."""
         places = self._places()
-        here = difflib.get_close_matches(name, list(known), n=1)
-        anywhere = difflib.get_close_matches(name, list(places), n=1)
-        meant = [prefix + near for near in here] + places.get(name, [])
-        meant = meant or [key for near in anywhere for key in places[near]]
+        meant = [prefix + near for near in nearest(name, known)] + places.get(name, [])
+        meant = meant or [key for near in nearest(name, places) for key in places[near]]
         if meant:
             return f"unknown key; did you mean {' or '.join(meant)}?"
         return f"unknown key; known here: {', '.join(known)}"

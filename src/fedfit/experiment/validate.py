@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedfit.errors import Fault, ModelError, RecipeError
+from fedfit.errors import Fault, ModelError, RecipeError, choose
 from fedfit.experiment.fleet_faults import plan_faults
-from fedfit.experiment.limits import choose, limit_faults
+from fedfit.experiment.limits import limit_faults
 from fedfit.experiment.rank_faults import rank_faults
 from fedfit.experiment.rule_faults import rule_faults
 from fedfit.settings import FILE_SOURCES, Recipe
