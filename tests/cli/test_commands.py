@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedfit import cli, terminal
+from fedfit import cli, doctor, terminal
 from fedfit.experiment.load import shipped_recipes
 from tests.cli.command import fedfit, refused
 from tests.trajectories.world import World, lines
@@ -143,13 +143,7 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route")
-
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr(doctor, "hub_error", lambda: "no route")
     reachable = fedfit("doctor", "--json").json["reachable"]["model and data hub"]
     assert reachable.startswith("no (no route); ")
 

