@@ -25,6 +25,13 @@ class DataSettings:
     name: str | None = key(None, 'name on the hub, with `source = "hub"`')
     train: str | None = key(None, "path of the training file, with a file format as source")
     test: str | None = key(None, "path of the test file, with a file format as source")
+    validation: str | None = key(None, "path of the validation file, with a file format as source; devices never train on it")
+    validation_share: float = key(
+        0.0,
+        "share of the training samples that is split off for validation before the partition, the same of each class, seeded",
+        minimum=0,
+        maximum=0.9,
+    )
     columns: tuple[str, ...] | None = key(None, "column names of csv or tsv files without a header")
     text: tuple[str, ...] = key(("text",), "columns of the text, joined by a space and stripped")
     pair: str | None = key(None, "column of the second sentence, for sentence-pair tasks")

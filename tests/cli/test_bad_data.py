@@ -39,6 +39,13 @@ CASES: dict[str, tuple[str, Write, list[str], list[str]]] = {
     ),
     "one class": ("train", _rows(("ab", "art"), ("cd", "art")), [], ["{file}", "one class only, 'art' (data.label)"]),
     "no label": ("train", _rows(("ab", "art"), ("cd", "")), [], ["{file}", "has no label in row 2", "label them or take them"]),
+    "semicolons": (
+        "train",
+        lambda path: path.write_bytes(b"text;label\r\nart, and more;art\r\n"),
+        [],
+        ["{file} is separated by semicolons, and csv by commas: save it as csv, for example with pandas.read_csv("],
+    ),
+    "validation": ("validation", lambda path: None, [], ["data.validation = '{file}': there is no such file"]),
     "not UTF-8": (
         "train",
         lambda path: path.write_bytes(b"text,label\ncaf\xe9,art\n"),
@@ -78,7 +85,7 @@ def test_dirichlet_that_leaves_devices_without_a_sample(world: World, tmp_path: 
     refused(*world.command(tmp_path / "other", *skew, "federation.devices_per_round=100"), says=says)
 
 
-def test_texts_that_are_empty_or_huge(world: World, tmp_path: Path) -> None:
+def test_texts_that_are_empty_or_huge(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An empty text is its special tokens; of a megabyte the first ``max_tokens`` are read."""
     rows = [(text, label) for text in ("", "   ", "\u0000\ufffd\U0001f600", "ab") for label in LETTERS]
     rows += [("ab " * 350_000, "art"), ("a" * 1_000_000, "law")]
@@ -91,3 +98,8 @@ def test_texts_that_are_empty_or_huge(world: World, tmp_path: Path) -> None:
     last = lines(run / "rounds.jsonl")[-1]
     assert last["refused"] == 0
     assert last["train_loss"] > 0
+    warnings = [record.getMessage() for record in caplog.records if "blank text" in record.getMessage()]
+    assert [warning.split(":")[0] for warning in warnings] == [
+        f"{tmp_path / f'{part}.csv'} (data.{part})" for part in ("train", "test")
+    ]
+    assert all("6 rows (the first is row 1) have a blank text, 42.9 % of 14; " in warning for warning in warnings)

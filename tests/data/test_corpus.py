@@ -1,43 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedfit.data.corpus import LabelledTexts, TextSet, balanced_subset, build_corpus, sort_label_names
+from fedfit.data.corpus import TextSet, balanced_subset, stratified_split
 from fedfit.errors import DataError
-
-
-def labelled(labels: list[str], origin: str = "file") -> LabelledTexts:
-    return LabelledTexts(origin, [f"text {number}" for number in range(len(labels))], labels)
-
-
-def test_classes_are_numbered_by_sorted_names() -> None:
-    corpus = build_corpus(labelled(["Sports", "World", "Business", "World"]), labelled(["World"]))
-    assert corpus.label_names == ("Business", "Sports", "World")
-    assert corpus.train.labels.tolist() == [1, 2, 0, 2]
-    assert corpus.test.labels.tolist() == [2]
-    assert corpus.train.labels.dtype == np.int64
-
-
-def test_whole_numbers_are_sorted_by_value_and_mixed_labels_as_strings() -> None:
-    assert sort_label_names(["10", "9", "-1"]) == ("-1", "9", "10")
-    assert sort_label_names(["10", "9", "x"]) == ("10", "9", "x")
-
-
-def test_an_unknown_test_label_is_named_with_its_row() -> None:
-    with pytest.raises(DataError, match=r"test.csv has the label 'c' \(row 3\).*'a', 'b'"):
-        build_corpus(labelled(["a", "b"]), labelled(["a", "b", "c"], "test.csv"))
-
-
-def test_one_class_only_is_refused() -> None:
-    with pytest.raises(DataError, match=r"one class only, 'a'.*data.label"):
-        build_corpus(labelled(["a", "a"]), labelled(["a"]))
-
-
-@pytest.mark.parametrize(("train", "test", "key"), [([], ["a"], "data.train"), (["a", "b"], [], "data.test")])
-def test_a_set_without_rows_is_refused(train: list[str], test: list[str], key: str) -> None:
-    with pytest.raises(DataError, match=f"no rows .{key}"):
-        build_corpus(labelled(train), labelled(test))
 
 
 def test_select_takes_texts_pairs_labels_and_columns_alike() -> None:
@@ -79,3 +46,38 @@ def test_balanced_subset_repeats_with_the_seed_and_changes_with_it() -> None:
 def test_more_than_there_are_is_refused_with_the_key() -> None:
     with pytest.raises(DataError, match=r"data.test_samples = 5: there are only 4"):
         balanced_subset(np.zeros(4, dtype=np.int64), 5, 0, "data.test_samples")
+
+
+@settings(max_examples=80, deadline=None)
+@given(counts=st.lists(st.integers(2, 30), min_size=1, max_size=6), share=st.floats(0.01, 0.9), seed=st.integers(0, 5))
+def test_a_split_takes_the_share_of_each_class_and_loses_no_sample(counts: list[int], share: float, seed: int) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    assume(round(share * len(labels)) > 0)
+    held_out, kept = stratified_split(labels, share, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate([held_out, kept])), np.arange(len(labels)))
+    assert (np.diff(held_out) > 0).all()
+    assert (np.diff(kept) > 0).all()
+    taken = np.bincount(labels[held_out], minlength=len(counts))
+    for count, part in zip(counts, taken, strict=True):
+        assert np.floor(share * count) - 1 <= part <= min(np.ceil(share * count), count - 1)
+    if all(share * count <= count - 1 for count in counts):  # no class is at its limit, so the total is the rounded share
+        assert len(held_out) == round(share * len(labels))
+
+
+def test_the_largest_fractions_are_rounded_up_and_a_class_of_one_stays() -> None:
+    # 20 % of 8, 7, 7, 1: 1.6, 1.4, 1.4, 0.2, of 23 together 4.6, so 5: wholes 1, 1, 1, 0, then 1.6 and the first 1.4
+    labels = np.repeat([0, 1, 2, 3], [8, 7, 7, 1])
+    assert np.bincount(labels[stratified_split(labels, 0.2, 0)[0]], minlength=4).tolist() == [2, 2, 1, 0]
+    labels = np.repeat([0, 1], [1, 9])
+    assert labels[stratified_split(labels, 0.9, 0)[0]].tolist() == [1] * 8
+
+
+def test_a_split_repeats_with_the_seed_and_changes_with_it() -> None:
+    labels = np.repeat([0, 1], 100)
+    first, again, other = (stratified_split(labels, 0.1, seed)[0].tolist() for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_a_share_of_nothing_is_refused_with_the_key() -> None:
+    with pytest.raises(DataError, match=r"data.validation_share = 0.01: of 4 samples in 2 classes that is none"):
+        stratified_split(np.array([0, 0, 1, 1]), 0.01, 0)

@@ -1,20 +1,21 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from fedfit.data.corpus import LabelledTexts
-from fedfit.data.files import label_name, read_table, to_labelled_texts
+from fedfit.data.files import read_table
+from fedfit.data.table import Reading, Table, cell_text
 from fedfit.errors import DataError
+from tests.data.samples import NamedSamples, samples_of
 
 
-def read(
-    path: Path, content: str | bytes, columns: list[str] | None = None, text: tuple[str, ...] = ("text",)
-) -> LabelledTexts:
+def read(path: Path, content: str | bytes, columns: list[str] | None = None, text: tuple[str, ...] = ("text",)) -> NamedSamples:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return to_labelled_texts(read_table(path, path.suffix[1:], columns), text, None, "label", path.name)
+    table = replace(read_table(path, path.suffix[1:], columns), origin=path.name)
+    return samples_of(table, Reading(text, "label"))
 
 
 def test_csv_with_header_quotes_and_a_line_break_in_a_field(tmp_path: Path) -> None:
@@ -54,13 +55,13 @@ def test_jsonl_keeps_types_and_takes_empty_lines_and_missing_texts(tmp_path: Pat
 
 def test_parquet_with_numbers_as_labels(tmp_path: Path) -> None:
     pd.DataFrame({"text": ["a", "b"], "label": [1.0, 0.0], "node": [3, 4]}).to_parquet(tmp_path / "a.parquet")
-    texts = to_labelled_texts(read_table(tmp_path / "a.parquet", "parquet"), ["text"], None, "label", "a")
+    texts = samples_of(read_table(tmp_path / "a.parquet", "parquet"), Reading(["text"], "label"))
     assert (list(texts.texts), list(texts.labels), texts.columns["node"]) == (["a", "b"], ["1", "0"], ["3", "4"])
 
 
 def test_pairs_are_the_second_sentences(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("one,two,label\nfirst, second ,1\n")
-    texts = to_labelled_texts(read_table(tmp_path / "a.csv", "csv"), ["one"], "two", "label", "a")
+    texts = samples_of(read_table(tmp_path / "a.csv", "csv"), Reading(["one"], "label", "two"))
     assert texts.pairs == ["second"]
     assert "two" not in texts.columns
 
@@ -122,16 +123,45 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path, kind: s
         read_table(tmp_path, kind)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "message"),
+    [
+        ("a.csv", "text;label\na, b;1\n", None, r"separated by semicolons, and csv by commas: save it as csv.*sep=';'"),
+        ("a.csv", "text|label\na|1\n", None, "separated by bars, and csv by commas: save it as csv"),
+        ("a.csv", "text\tlabel\na\t1\n", None, 'separated by tabs, and csv by commas: set data.source to "tsv"'),
+        ("a.tsv", "text,label\na,1\n", None, 'separated by commas, and tsv by tabs: set data.source to "csv"'),
+        ("a.tsv", "text;label\r\na;1\r\n", None, "separated by semicolons, and tsv by tabs"),
+        ("a.csv", '"a;b";1\n', ["text", "label"], "separated by semicolons, and csv by commas"),
+    ],
+)
+def test_another_separator_is_named_with_the_remedy(
+    tmp_path: Path, name: str, content: str, columns: list[str] | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name, content, columns)
+
+
+def test_signs_inside_fields_are_no_separators(tmp_path: Path) -> None:
+    texts = read(tmp_path / "a.csv", 'text,"the label; or class"\na;b;c,1\n', ["text", "label"])
+    assert list(texts.texts) == ["text", "a;b;c"]
+    with pytest.raises(DataError, match=r"data.columns = .* 2 names, but .* has 1 columns"):
+        read(tmp_path / "a.csv", "one; two; three\n", ["text", "label"])
+
+
 def test_no_text_column_and_a_wrong_pair_column_are_refused() -> None:
-    frame = pd.DataFrame({"text": ["a"], "label": ["1"]})
+    table = Table("a", {"text": ["a"], "label": ["1"]})
     with pytest.raises(DataError, match=r"data.text = .*name at least one"):
-        to_labelled_texts(frame, [], None, "label", "a")
+        samples_of(table, Reading([], "label"))
     with pytest.raises(DataError, match=r"data.pair = 'other': a has no such column"):
-        to_labelled_texts(frame, ["text"], "other", "label", "a")
+        samples_of(table, Reading(["text"], "label", "other"))
 
 
 @pytest.mark.parametrize(
-    ("value", "name"), [(1, "1"), (1.0, "1"), (1.5, "1.5"), (" x ", "x"), (None, ""), (float("nan"), ""), (pd.NA, "")]
+    ("value", "name"), [(1, "1"), (1.0, "1"), (1.5, "1.5"), (" x ", " x "), (None, ""), (float("nan"), ""), (pd.NA, "")]
 )
-def test_label_names(value: object, name: str) -> None:
-    assert label_name(value) == name
+def test_a_cell_as_a_string(value: object, name: str) -> None:
+    assert cell_text(value) == name
+
+
+def test_a_label_is_stripped(tmp_path: Path) -> None:
+    assert list(read(tmp_path / "a.csv", "text,label\na, x \n").labels) == ["x"]

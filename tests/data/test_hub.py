@@ -4,6 +4,7 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from fedfit.data.classification import build_corpus
 from fedfit.data.hub import HubSet, read_hub
 from fedfit.data.sources import load_corpus
 from fedfit.errors import DataError
@@ -36,8 +37,8 @@ def test_validation_stands_in_for_a_test_split_without_labels(
     monkeypatch: pytest.MonkeyPatch, hidden: list[int | None]
 ) -> None:
     serve(monkeypatch, {"train": split([0, 1]), "test": split(hidden), "validation": split([1, 1, 0])})
-    _, test = read_hub(HubSet("somebody/set", ("text",)))
-    assert list(test.labels) == ["1", "1", "0"]
+    test = read_hub(HubSet("somebody/set", ("text",))).test
+    assert list(test.columns["label"]) == ["1", "1", "0"]
 
 
 @pytest.mark.parametrize(
@@ -57,10 +58,10 @@ def test_what_the_hub_cannot_give_is_said(
 ) -> None:
     serve(monkeypatch, splits)
     with pytest.raises(DataError, match=message):
-        read_hub(HubSet("somebody/set", ("text",)))
+        build_corpus(read_hub(HubSet("somebody/set", ("text",))))
 
 
 def test_a_wrong_column_lists_those_there(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, {"train": split([0, 1]), "test": split([0])})
     with pytest.raises(DataError, match=r"data.label = 'labels': the train split of .*it has text, label: did you mean"):
-        read_hub(HubSet("somebody/set", ("text",), label="labels"))
+        build_corpus(read_hub(HubSet("somebody/set", ("text",), label="labels")))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
+from fedfit.data.classification import build_corpus
 from fedfit.data.named import NAMED_SETS, load_named
 from fedfit.data.sources import load_corpus
 from fedfit.errors import DataError
@@ -39,7 +40,7 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("small_data")
 def test_ag_news_joins_title_and_description() -> None:
-    corpus = load_named("ag_news")
+    corpus = build_corpus(load_named("ag_news"))
     assert corpus.label_names == ("Business", "Sci/Tech", "Sports", "World")
     assert list(corpus.train.texts) == ["A title a text", "only a text", "Shares fall", "Chip rises"]
     assert corpus.train.labels.tolist() == [3, 2, 0, 1]
@@ -48,7 +49,7 @@ def test_ag_news_joins_title_and_description() -> None:
 
 @pytest.mark.usefixtures("small_data")
 def test_sst2_is_unquoted_and_tested_on_dev() -> None:
-    corpus = load_named("sst2")
+    corpus = build_corpus(load_named("sst2"))
     assert corpus.label_names == ("negative", "positive")
     assert (list(corpus.train.texts), corpus.train.labels.tolist()) == (['" good', "bad"], [1, 0])
     assert list(corpus.test.texts) == ["fine"]
@@ -56,7 +57,7 @@ def test_sst2_is_unquoted_and_tested_on_dev() -> None:
 
 @pytest.mark.usefixtures("small_data")
 def test_mrpc_has_pairs() -> None:
-    corpus = load_named("mrpc")
+    corpus = build_corpus(load_named("mrpc"))
     assert corpus.label_names == ("different", "paraphrase")
     assert list(corpus.train.texts) == ['He said " yes .', "A ."]
     assert list(corpus.train.pairs or ()) == ["Yes , he said .", "B ."]
@@ -65,13 +66,13 @@ def test_mrpc_has_pairs() -> None:
 
 @pytest.mark.usefixtures("small_data")
 def test_bgl_is_split_by_line_and_keeps_its_groups() -> None:
-    corpus = load_named("bgl")
+    corpus = build_corpus(load_named("bgl"))
     assert corpus.label_names == ("anomaly", "normal")
     assert len(corpus.train) + len(corpus.test) == 100
     assert not set(corpus.train.texts) & set(corpus.test.texts)
     assert 10 <= len(corpus.test) <= 40  # 25 expected, standard deviation 4.3
     assert set(corpus.train.columns) == {"Label", "Node", "Component", "EventId"}
-    assert list(corpus.test.texts) == list(load_named("bgl").test.texts)
+    assert list(corpus.test.texts) == list(build_corpus(load_named("bgl")).test.texts)
 
 
 def test_a_label_that_the_set_does_not_have_is_refused(small_data: Path) -> None:
@@ -135,7 +136,7 @@ HUB = {
 
 @pytest.mark.parametrize("name", list(HUB))
 def test_the_copy_on_the_hub_equals_the_local_one(small_data: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    local = load_named(name)
+    local = build_corpus(load_named(name))
     hub_name, configuration, splits = HUB[name]
 
     def load_dataset(*asked: object) -> DatasetDict:
@@ -144,7 +145,7 @@ def test_the_copy_on_the_hub_equals_the_local_one(small_data: Path, monkeypatch:
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     monkeypatch.setenv("FEDFIT_DATA", str(small_data / "empty"))
-    remote = load_named(name)
+    remote = build_corpus(load_named(name))
     assert remote.label_names == local.label_names
     for ours, theirs in ((local.train, remote.train), (local.test, remote.test)):
         assert list(ours.texts) == list(theirs.texts)
@@ -165,7 +166,7 @@ COUNTS = {
 def test_real_sets_have_the_rows_they_should(name: str) -> None:
     if not REAL or not all((Path(REAL) / name / file).is_file() for file in NAMED_SETS[name].files):
         pytest.skip(f"needs the real data: set FEDFIT_DATA to a folder that has {name}/")
-    corpus = load_named(name)
+    corpus = build_corpus(load_named(name))
     assert (len(corpus.train), len(corpus.test), int((corpus.test.labels == 0).sum())) == COUNTS[name]
     assert all(text == text.strip() and text for text in corpus.train.texts)
 

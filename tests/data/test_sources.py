@@ -31,6 +31,43 @@ def test_samples_are_drawn_in_balance_and_by_the_seed(csv_settings: DataSettings
     assert list(corpus.train.texts) == list(again.train.texts) != list(other.train.texts)
 
 
+def test_a_share_of_the_training_samples_is_split_off_for_validation(csv_settings: DataSettings) -> None:
+    whole, corpus, again, other = (
+        load_corpus(replace(csv_settings, validation_share=share), seed)
+        for share, seed in ((0.0, 0), (0.25, 0), (0.25, 0), (0.25, 1))
+    )
+    assert whole.validation is None
+    assert corpus.validation is not None
+    assert again.validation is not None
+    assert other.validation is not None
+    # 20 of "b", 40 of "a", in training: a quarter of each
+    assert np.bincount(corpus.validation.labels).tolist() == [10, 5]
+    assert sorted([*corpus.train.texts, *corpus.validation.texts]) == sorted(whole.train.texts)
+    assert list(corpus.test.texts) == list(whole.test.texts)
+    assert list(corpus.validation.texts) == list(again.validation.texts) != list(other.validation.texts)
+
+
+def test_the_share_is_one_of_the_samples_that_are_taken(csv_settings: DataSettings) -> None:
+    corpus = load_corpus(replace(csv_settings, train_samples=20, validation_share=0.2), seed=0)
+    assert corpus.validation is not None
+    assert (len(corpus.train), len(corpus.validation)) == (16, 4)
+    assert set(load_corpus(replace(csv_settings, train_samples=20), seed=0).train.texts) == {
+        *corpus.train.texts,
+        *corpus.validation.texts,
+    }
+
+
+def test_a_validation_file_is_read(csv_settings: DataSettings, tmp_path: Path) -> None:
+    (tmp_path / "dev.csv").write_text("text,label\nd,b\n")
+    corpus = load_corpus(replace(csv_settings, validation=str(tmp_path / "dev.csv")), seed=0)
+    assert corpus.validation is not None
+    assert (list(corpus.validation.texts), corpus.validation.labels.tolist()) == (["d"], [1])
+    assert len(corpus.train) == 60
+    (tmp_path / "dev.csv").write_text("text,label\nd,c\n")
+    with pytest.raises(DataError, match=r"dev.csv \(data.validation\) has the label 'c'"):
+        load_corpus(replace(csv_settings, validation=str(tmp_path / "dev.csv")), seed=0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

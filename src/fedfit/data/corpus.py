@@ -1,4 +1,4 @@
-"""The texts of a run: what a data source hands over, and the class-balanced subsets drawn from it."""
+"""The texts of a run, and the class-balanced subsets drawn from them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ import numpy as np
 
 from fedfit.errors import DataError
 from fedfit.randomness import derive_seed
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """A set as its source has it, labels still being names. ``origin`` names the file or split in error messages."""
-
-    origin: str
-    texts: Sequence[str]
-    labels: Sequence[str]
-    pairs: Sequence[str] | None = None
-    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,37 +40,15 @@ class TextSet:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A training and a test set over the same classes; class ``i`` is called ``label_names[i]``."""
+    """A training and a test set over the same classes; class ``i`` is called ``label_names[i]``.
+
+    ``validation`` is absent unless the recipe asks for it: samples that a run may decide by, and that devices never train on.
+    """
 
     train: TextSet
     test: TextSet
     label_names: tuple[str, ...]
-
-
-def build_corpus(train: LabelledTexts, test: LabelledTexts) -> Corpus:
-    """Number the classes by the sorted label names of the training set.
-
-    Raises ``DataError`` for a set without rows, for a single class, and for a test label that training never shows.
-    """
-    for part, key in ((train, "data.train"), (test, "data.test")):
-        if not part.texts:
-            raise DataError(f"{part.origin} has no rows ({key}): name a file or split that has some")
-    names = sort_label_names(train.labels)
-    if len(names) < 2:
-        raise DataError(
-            f"{train.origin} has one class only, {names[0]!r} (data.label): "
-            "a classifier needs at least two; check that data.label names the right column"
-        )
-    return Corpus(_number(train, names), _number(test, names), names)
-
-
-def sort_label_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """The distinct labels: by value when all are whole numbers, so that 10 follows 9, and as strings otherwise."""
-    distinct = set(labels)
-    try:
-        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
-    except ValueError:
-        return tuple(sorted(distinct))
+    validation: TextSet | None = None
 
 
 def balanced_subset(labels: np.ndarray, samples: int, seed: int, key: str = "data.train_samples") -> np.ndarray:
@@ -100,6 +67,37 @@ def balanced_subset(labels: np.ndarray, samples: int, seed: int, key: str = "dat
     return np.sort(np.concatenate(parts))
 
 
+def stratified_split(
+    labels: np.ndarray, share: float, seed: int, key: str = "data.validation_share"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices, sorted, of the samples that are split off and of those that stay; each class gives ``share`` of its samples.
+
+    Fractions are rounded so that the total is right, and every class keeps at least one sample. ``labels`` is ``(samples,)``;
+    the same arguments give the same indices. Raises ``DataError``, naming ``key``, for a share that comes to no sample.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    quotas = _proportional_quotas(counts, share)
+    if not quotas.sum():
+        raise DataError(
+            f"{key} = {share}: of {len(labels)} samples in {len(classes)} classes that is none; take a larger share"
+        )
+    rng = np.random.default_rng(derive_seed(seed, "stratified_split"))
+    split = np.zeros(len(labels), dtype=bool)
+    for label, quota in zip(classes, quotas, strict=True):
+        split[rng.permutation(np.flatnonzero(labels == label))[:quota]] = True
+    return np.flatnonzero(split), np.flatnonzero(~split)
+
+
+def _proportional_quotas(counts: np.ndarray, share: float) -> np.ndarray:
+    """How many to take of each class: whole parts first, then one more for the largest fractions."""
+    exact = counts * share
+    quotas = np.floor(exact).astype(np.int64)
+    missing = round(float(exact.sum())) - int(quotas.sum())
+    quotas[np.argsort(quotas - exact, kind="stable")[:missing]] += 1
+    limited: np.ndarray = np.minimum(quotas, counts - 1)
+    return limited
+
+
 def _equal_quotas(counts: np.ndarray, samples: int) -> np.ndarray:
     """How many to take of each class: from the rarest up, each gets an equal share of what is still to be given."""
     quotas = np.zeros(len(counts), dtype=np.int64)
@@ -108,16 +106,3 @@ def _equal_quotas(counts: np.ndarray, samples: int) -> np.ndarray:
         quotas[index] = min(int(counts[index]), remaining // (len(counts) - position))
         remaining -= int(quotas[index])
     return quotas
-
-
-def _number(part: LabelledTexts, names: tuple[str, ...]) -> TextSet:
-    numbers = {name: number for number, name in enumerate(names)}
-    unknown = sorted(set(part.labels) - set(names))
-    if unknown:
-        row = list(part.labels).index(unknown[0]) + 1
-        raise DataError(
-            f"{part.origin} has the label {unknown[0]!r} (row {row}), which the training set does not have "
-            f"(it has {', '.join(map(repr, names[:20]))}): add training samples of it, or take those rows out"
-        )
-    labels = np.array([numbers[label] for label in part.labels], dtype=np.int64)
-    return TextSet(part.texts, part.pairs, labels, part.columns)

@@ -1,25 +1,28 @@
-"""Tables on disk to labelled texts: csv, tsv (never quoted), jsonl and parquet, in UTF-8."""
+"""Tables on disk: csv, tsv (never quoted), jsonl and parquet, in UTF-8."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
-import math
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fedfit.data.corpus import LabelledTexts
-from fedfit.errors import DataError, did_you_mean
+from fedfit.data.table import Table, to_table
+from fedfit.errors import DataError
+
+SEPARATORS = {"csv": ",", "tsv": "\t", "semicolons": ";", "bars": "|"}
+NAMES_OF_SIGNS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
-def read_table(path: Path, kind: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, kind: str, columns: Sequence[str] | None = None, key: str | None = None) -> Table:
     """Read ``path`` as ``kind`` (csv, tsv, jsonl or parquet); ``columns`` are the names where the file has no header.
 
-    Values of csv and tsv stay strings: ``NA`` and ``null`` are words here. Raises ``DataError`` for a file that is
-    missing, empty, not UTF-8 or not of its format.
+    ``NA`` and ``null`` are words in csv and tsv. Errors name the recipe's ``key`` beside the path. Raises ``DataError`` for a
+    file that is missing, empty, not UTF-8 or not of its format.
     """
     content = _read_bytes(path)
     if kind == "parquet":
@@ -30,36 +33,7 @@ def read_table(path: Path, kind: str, columns: Sequence[str] | None = None) -> p
         frame = _parse_separated(_decode(content, path), path, kind, columns)
     if frame.empty:
         raise DataError(f"{path} has no rows: it must hold at least one sample")
-    return frame
-
-
-def to_labelled_texts(frame: pd.DataFrame, text: Sequence[str], pair: str | None, label: str, origin: str) -> LabelledTexts:
-    """Columns to texts: those named ``text`` joined by a space and stripped, a missing text being empty.
-
-    All columns but the texts are kept for a partition by column. Raises ``DataError`` for a column that is not there
-    and for a row without a label.
-    """
-    if not text:
-        raise DataError("data.text = []: name at least one column of text")
-    for key, name in [*(("data.text", name) for name in text), ("data.pair", pair), ("data.label", label)]:
-        if name is not None:
-            _check_column(frame, key, name, origin)
-    texts = [" ".join(parts).strip() for parts in zip(*(_strings(frame[name]) for name in text), strict=True)]
-    pairs = None if pair is None else [value.strip() for value in _strings(frame[pair])]
-    for values in (texts, pairs or []):
-        _check_encodable(values, origin)
-    spent = {*text, pair}
-    columns = {str(name): _strings(frame[name]) for name in frame.columns if name not in spent}
-    return LabelledTexts(origin, texts, _labels(frame[label], label, origin), pairs, columns)
-
-
-def label_name(value: object) -> str:
-    """A label's value as its name: ``1`` and ``1.0`` are both ``'1'``, a missing one is empty."""
-    if _is_missing(value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # pandas turns whole numbers into floats when one is missing
-    return str(value).strip()
+    return to_table(frame, str(path) if key is None else f"{path} ({key})")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -88,6 +62,7 @@ def _decode(content: bytes, path: Path) -> str:
 
 
 def _parse_separated(content: str, path: Path, kind: str, columns: Sequence[str] | None) -> pd.DataFrame:
+    _check_separator(content.split("\n", 1)[0], path, kind, columns)
     quoting = {"sep": ",", "quoting": 0} if kind == "csv" else {"sep": "\t", "quoting": 3}
     options: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, **quoting}
     try:
@@ -106,6 +81,26 @@ def _parse_separated(content: str, path: Path, kind: str, columns: Sequence[str]
     body: pd.DataFrame = (frame if columns is not None else frame.iloc[1:]).copy()
     body.columns = pd.Index(list(names))
     return body
+
+
+def _check_separator(first_line: str, path: Path, kind: str, columns: Sequence[str] | None) -> None:
+    """A first line of one field that another sign cuts into several, as many as ``columns``, is of another format."""
+    if len(_fields(first_line, SEPARATORS[kind])) > 1:
+        return
+    for name, sign in SEPARATORS.items():
+        found = len(_fields(first_line, sign))
+        if found > 1 and (columns is None or found == len(columns)):
+            if name in ("csv", "tsv"):
+                remedy = f'set data.source to "{name}"'
+            else:
+                remedy = f"save it as csv, for example with pandas.read_csv({path.name!r}, sep={sign!r}).to_csv(…, index=False)"
+            raise DataError(
+                f"{path} is separated by {NAMES_OF_SIGNS[sign]}, and {kind} by {NAMES_OF_SIGNS[SEPARATORS[kind]]}: {remedy}"
+            )
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator), [])
 
 
 def _parse_jsonl(content: str, path: Path) -> pd.DataFrame:
@@ -134,40 +129,3 @@ def _parse_parquet(content: bytes, path: Path) -> pd.DataFrame:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} is not parquet ({reason}): check the file, or choose another data.source") from None
     return frame
-
-
-def _check_column(frame: pd.DataFrame, key: str, name: str, origin: str) -> None:
-    columns = [str(column) for column in frame.columns]
-    if name not in columns:
-        remedy = did_you_mean(name, columns) or "name one of these, or give data.columns if a file has no header"
-        listed = ", ".join(column[:40] for column in columns)
-        raise DataError(f"{key} = {name!r}: {origin} has no such column; it has {listed}: {remedy.strip()}")
-
-
-def _check_encodable(texts: Sequence[str], origin: str) -> None:
-    # JSON can spell half a surrogate pair, which no tokenizer takes.
-    for row, text in enumerate(texts, start=1):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(f"{origin}, row {row}: the text is not valid Unicode ({error.reason}); mend or drop it") from None
-
-
-def _labels(values: pd.Series[Any], column: str, origin: str) -> list[str]:
-    labels = [label_name(value) for value in values.tolist()]
-    missing = [row for row, label in enumerate(labels, start=1) if not label]
-    if missing:
-        count = "" if len(missing) == 1 else f", and {len(missing) - 1} more rows"
-        raise DataError(
-            f"data.label = {column!r}: {origin} has no label in row {missing[0]}{count} "
-            "(the first sample is row 1): label them or take them out"
-        )
-    return labels
-
-
-def _strings(values: pd.Series[Any]) -> list[str]:
-    return ["" if _is_missing(value) else str(value) for value in values.tolist()]
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))

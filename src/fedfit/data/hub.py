@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from fedfit.data.corpus import LabelledTexts
-from fedfit.data.files import label_name, to_labelled_texts
+from fedfit.data.table import Reading, Table, Tables, to_table
 from fedfit.errors import DataError
 from fedfit.hub_access import hub_or_cache
 
@@ -28,7 +25,7 @@ class HubSet:
     names: Mapping[str, str] | None = None
 
 
-def read_hub(hub: HubSet) -> tuple[LabelledTexts, LabelledTexts]:
+def read_hub(hub: HubSet) -> Tables:
     """Train and test; ``validation`` is the test where the test split is missing or hides its labels.
 
     Raises ``DataError`` where the hub cannot be reached, has no such data set, or the set has no such splits.
@@ -38,7 +35,8 @@ def read_hub(hub: HubSet) -> tuple[LabelledTexts, LabelledTexts]:
         raise DataError(f"data.name = {hub.name!r} has no split called train; it has {', '.join(splits)}")
     for name in ("test", "validation"):
         if name in splits and _is_labelled(splits[name], hub.label):
-            return _read_split(hub, splits, "train"), _read_split(hub, splits, name)
+            reading = Reading(hub.text, hub.label, hub.pair)
+            return Tables(_read_split(hub, splits, "train"), _read_split(hub, splits, name), reading)
     raise DataError(
         f"data.name = {hub.name!r} has no labelled split called test or validation (it has {', '.join(splits)}; "
         f"data.label = {hub.label!r}): choose another data set, or save one as parquet and name the files"
@@ -70,14 +68,13 @@ def _is_labelled(split: Any, label: str) -> bool:
     return label not in split.column_names or any(value not in (None, -1) for value in split[label])
 
 
-def _read_split(hub: HubSet, splits: Mapping[str, Any], name: str) -> LabelledTexts:
+def _read_split(hub: HubSet, splits: Mapping[str, Any], name: str) -> Table:
     split = splits[name]
-    frame: pd.DataFrame = split.to_pandas()
-    if hub.label in frame.columns:
-        names = hub.names or _class_names(split.features[hub.label])
-        if names:
-            frame[hub.label] = [names.get(label_name(value)) for value in frame[hub.label]]
-    return to_labelled_texts(frame, hub.text, hub.pair, hub.label, f"the {name} split of {hub.name}")
+    table = to_table(split.to_pandas(), f"the {name} split of {hub.name}")
+    if hub.label not in table.columns:
+        return table
+    names = hub.names or _class_names(split.features[hub.label])
+    return table.with_column(hub.label, [names.get(cell, "") for cell in table.columns[hub.label]]) if names else table
 
 
 def _class_names(feature: Any) -> dict[str, str]:

@@ -8,25 +8,27 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from fedfit.data.corpus import Corpus, LabelledTexts, build_corpus
-from fedfit.data.files import read_table, to_labelled_texts
+import numpy as np
+
+from fedfit.data.files import read_table
 from fedfit.data.hub import HubSet, read_hub
+from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
 
 
 @dataclass(frozen=True)
 class NamedSet:
-    """One data set. ``files`` lie in its folder; ``read`` turns that folder into train and test."""
+    """One data set. ``files`` lie in its folder; ``read`` makes tables of that folder."""
 
     files: tuple[str, ...]
-    read: Callable[[Path], tuple[LabelledTexts, LabelledTexts]]
+    read: Callable[[Path], Tables]
     hub: HubSet | None
 
 
-def load_named(name: str) -> Corpus:
+def load_named(name: str) -> Tables:
     """The data set ``name``, from ``$FEDFIT_DATA/<name>`` where that has its files, else from the hub.
 
     Raises ``DataError`` with both remedies where neither can be had.
@@ -35,13 +37,13 @@ def load_named(name: str) -> Corpus:
     root = os.environ.get("FEDFIT_DATA")
     folder = Path(root).expanduser() / name if root else None
     if folder is not None and all((folder / file).is_file() for file in named.files):
-        return build_corpus(*named.read(folder))
+        return named.read(folder)
     wanted = " and ".join(f"{name}/{file}" for file in named.files)
     remedy = f"set FEDFIT_DATA to a folder that has {wanted} ({_found(root)})"
     if named.hub is None:
         raise DataError(f"data.source = {name!r}: the hub has no copy of it; {remedy}")
     try:
-        return build_corpus(*read_hub(named.hub))
+        return read_hub(named.hub)
     except DataError as error:
         raise DataError(
             f"data.source = {name!r}: {error}; either {remedy}, or connect to the hub with HF_HUB_OFFLINE unset"
@@ -52,44 +54,35 @@ def _found(root: str | None) -> str:
     return f"it is {root}, which lacks them" if root else "it is not set"
 
 
-def _read_ag_news(folder: Path) -> tuple[LabelledTexts, LabelledTexts]:
-    train, test = (_read_ag_news_file(folder / file) for file in ("train.csv", "test.csv"))
-    return train, test
-
-
-def _read_ag_news_file(path: Path) -> LabelledTexts:
-    frame = read_table(path, "csv", ["label", "title", "description"])
+def _read_ag_news(folder: Path) -> Tables:
+    columns = ("label", "title", "description")
     names = {"1": "World", "2": "Sports", "3": "Business", "4": "Sci/Tech"}
-    return _rename(to_labelled_texts(frame, ["title", "description"], None, "label", str(path)), names)
+    train, test = (_rename(read_table(folder / file, "csv", columns), "label", names) for file in ("train.csv", "test.csv"))
+    return Tables(train, test, Reading(("title", "description"), "label"))
 
 
-def _read_sst2(folder: Path) -> tuple[LabelledTexts, LabelledTexts]:
-    # The dev set is the test: the official test set comes without labels.
+def _read_sst2(folder: Path) -> Tables:
+    # The dev set is the test: the official test set has no labels.
+    train, test = (_rename(read_table(folder / file, "tsv"), "label", SST2_NAMES) for file in ("train.tsv", "dev.tsv"))
+    return Tables(train, test, Reading(("sentence",), "label"))
+
+
+def _read_mrpc(folder: Path) -> Tables:
     train, test = (
-        _rename(to_labelled_texts(read_table(path, "tsv"), ["sentence"], None, "label", str(path)), SST2_NAMES)
-        for path in (folder / "train.tsv", folder / "dev.tsv")
+        _rename(read_table(folder / f"msr_paraphrase_{part}.txt", "tsv"), "Quality", MRPC_NAMES) for part in ("train", "test")
     )
-    return train, test
+    return Tables(train, test, Reading(("#1 String",), "Quality", "#2 String"))
 
 
-def _read_mrpc(folder: Path) -> tuple[LabelledTexts, LabelledTexts]:
-    train, test = (
-        _rename(to_labelled_texts(read_table(path, "tsv"), ["#1 String"], "#2 String", "Quality", str(path)), MRPC_NAMES)
-        for path in (folder / "msr_paraphrase_train.txt", folder / "msr_paraphrase_test.txt")
-    )
-    return train, test
-
-
-def _read_bgl(folder: Path) -> tuple[LabelledTexts, LabelledTexts]:
-    """There is no official split: a quarter of the lines is the test, chosen by the hash of the line's number."""
-    path = folder / "BGL_2k.log_structured.csv"
-    frame = read_table(path, "csv")
-    frame = frame.assign(Label=["normal" if label == "-" else "anomaly" for label in frame["Label"]])
-    held_out = [_share(line) < 0.25 for line in frame["LineId"]]
-    kept = frame[["Content", "Label", "Node", "Component", "EventId"]]
-    parts = (kept[[not test for test in held_out]], kept[held_out])
-    train, test = (to_labelled_texts(part, ["Content"], None, "Label", str(path)) for part in parts)
-    return train, test
+def _read_bgl(folder: Path) -> Tables:
+    """No official split exists: a quarter of the lines is the test, chosen by the hash of the line's number."""
+    table = read_table(folder / "BGL_2k.log_structured.csv", "csv")
+    held_out = np.array([_share(line) < 0.25 for line in table.column("data.source", "LineId")])
+    labels = ["normal" if label == "-" else "anomaly" for label in table.column("data.source", "Label")]
+    columns = {name: table.column("data.source", name) for name in ("Content", "Node", "Component", "EventId")}
+    kept = Table(table.origin, columns).with_column("Label", labels)
+    train, test = (kept.select(np.flatnonzero(rows)) for rows in (~held_out, held_out))
+    return Tables(train, test, Reading(("Content",), "Label"))
 
 
 def _share(text: str) -> float:
@@ -97,12 +90,13 @@ def _share(text: str) -> float:
     return float(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")) / 2**32
 
 
-def _rename(texts: LabelledTexts, names: Mapping[str, str]) -> LabelledTexts:
-    for row, label in enumerate(texts.labels, start=1):
+def _rename(table: Table, column: str, names: Mapping[str, str]) -> Table:
+    labels = [label.strip() for label in table.column("data.source", column)]
+    for row, label in enumerate(labels, start=1):
         if label not in names:
             known = ", ".join(names)
-            raise DataError(f"{texts.origin}, row {row} has the label {label!r}, not one of {known}: restore the file")
-    return replace(texts, labels=[names[label] for label in texts.labels])
+            raise DataError(f"{table.origin}, row {row} has the label {label!r}, not one of {known}: restore the file")
+    return table.with_column(column, [names[label] for label in labels])
 
 
 AG_NEWS_NAMES = {"0": "World", "1": "Sports", "2": "Business", "3": "Sci/Tech"}

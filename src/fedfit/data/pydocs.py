@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from fedfit.data.cache_folder import cache_folder
-from fedfit.data.corpus import Corpus, LabelledTexts, build_corpus
 from fedfit.data.docstrings import first_paragraphs, project_folder
 from fedfit.data.docstrings_cache import Row, read_rows, write_rows
+from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
 
 PROJECTS = ("matplotlib", "pandas", "python", "torch", "transformers")
@@ -45,7 +45,7 @@ SECTION = re.compile(r"(?:[A-Z]\w+( \w+)? -{3,}|(?:Args|Arguments|Parameters|Par
 log = logging.getLogger(__name__)
 
 
-def load_pydocs() -> Corpus:
+def load_pydocs() -> Tables:
     """Five balanced classes, the same for the same versions of Python and the packages; harvested once, then cached.
 
     Raises ``DataError`` where a project's sources are not installed.
@@ -58,7 +58,7 @@ def load_pydocs() -> Corpus:
             write_rows(path, rows)
         except OSError as error:
             log.warning("pydocs is not cached (%s: %s); it will be harvested anew each time", path, error.strerror)
-    return build_corpus(_part(rows, "train"), _part(rows, "test"))
+    return Tables(_part(rows, "train"), _part(rows, "test"), Reading(("text",), "label"))
 
 
 def harvest() -> list[Row]:
@@ -74,9 +74,10 @@ def mask_names(text: str) -> str:
     return NAMES.sub(MASK, text)
 
 
-def _part(rows: Iterable[Row], split: str) -> LabelledTexts:
+def _part(rows: Iterable[Row], split: str) -> Table:
     part = [row for row in rows if row.split == split]
-    return LabelledTexts(f"the {split} split of pydocs", [row.text for row in part], [row.label for row in part])
+    columns = {"text": [row.text for row in part], "label": [row.label for row in part]}
+    return Table(f"the {split} split of pydocs", columns)
 
 
 @contextmanager

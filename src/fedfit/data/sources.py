@@ -5,31 +5,35 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fedfit.data.corpus import Corpus, LabelledTexts, TextSet, balanced_subset, build_corpus
-from fedfit.data.files import read_table, to_labelled_texts
+from fedfit.data.classification import build_corpus
+from fedfit.data.corpus import Corpus, TextSet, balanced_subset, stratified_split
+from fedfit.data.files import read_table
 from fedfit.data.hub import HubSet, read_hub
 from fedfit.data.named import NAMED_SETS, load_named
 from fedfit.data.pydocs import load_pydocs
+from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
 from fedfit.randomness import derive_seed
 from fedfit.settings import FILE_SOURCES, DataSettings
 
 
 def load_corpus(settings: DataSettings, seed: int) -> Corpus:
-    """Read the data set that ``settings`` names and draw the balanced subsets they ask for.
+    """Read the data set that ``settings`` names, draw the balanced subsets, and split off the validation part.
 
-    Classes are numbered by their sorted names. Raises ``DataError``, naming the key or file and the remedy, for what
+    Classes are numbered by their sorted names. Raises ``DataError``, naming the key or file and the remedy, for data that
     cannot be read or learned from.
     """
-    corpus = _load_whole(settings)
-    return replace(
-        corpus,
-        train=_subset(corpus.train, settings.train_samples, derive_seed(seed, "train_samples"), "data.train_samples"),
-        test=_subset(corpus.test, settings.test_samples, derive_seed(seed, "test_samples"), "data.test_samples"),
-    )
+    corpus = build_corpus(load_tables(settings))
+    train = _subset(corpus.train, settings.train_samples, derive_seed(seed, "train_samples"), "data.train_samples")
+    test = _subset(corpus.test, settings.test_samples, derive_seed(seed, "test_samples"), "data.test_samples")
+    if not settings.validation_share:
+        return replace(corpus, train=train, test=test)
+    held_out, kept = stratified_split(train.labels, settings.validation_share, derive_seed(seed, "validation_share"))
+    return replace(corpus, train=train.select(kept), test=test, validation=train.select(held_out))
 
 
-def _load_whole(settings: DataSettings) -> Corpus:
+def load_tables(settings: DataSettings) -> Tables:
+    """The rows of the data set that ``settings`` names, whatever a task makes of them. Raises ``DataError``."""
     if settings.source == "pydocs":
         return load_pydocs()
     if settings.source in NAMED_SETS:
@@ -37,20 +41,21 @@ def _load_whole(settings: DataSettings) -> Corpus:
     if settings.source == "hub":
         if not settings.name:
             raise DataError('data.name = None: with data.source = "hub" name the data set, e.g. "fancyzhx/ag_news"')
-        return build_corpus(*read_hub(HubSet(settings.name, settings.text, settings.label, settings.pair)))
+        return read_hub(HubSet(settings.name, settings.text, settings.label, settings.pair))
     if settings.source in FILE_SOURCES:
-        return build_corpus(_read_file(settings, "train"), _read_file(settings, "test"))
+        validation = _read_file(settings, "validation") if settings.validation else None
+        reading = Reading(settings.text, settings.label, settings.pair)
+        return Tables(_read_file(settings, "train"), _read_file(settings, "test"), reading, validation)
     raise DataError(
         f"data.source = {settings.source!r}: choose pydocs, {', '.join(NAMED_SETS)}, hub, or {', '.join(FILE_SOURCES)}"
     )
 
 
-def _read_file(settings: DataSettings, key: str) -> LabelledTexts:
-    path = settings.train if key == "train" else settings.test
+def _read_file(settings: DataSettings, part: str) -> Table:
+    path = getattr(settings, part)
     if not path:
-        raise DataError(f"data.{key} = {path!r}: with data.source = {settings.source!r} give the path of the {key} file")
-    frame = read_table(Path(path).expanduser(), settings.source, settings.columns)
-    return to_labelled_texts(frame, settings.text, settings.pair, settings.label, f"{path} (data.{key})")
+        raise DataError(f"data.{part} = {path!r}: with data.source = {settings.source!r} give the path of the {part} file")
+    return read_table(Path(path).expanduser(), settings.source, settings.columns, f"data.{part}")
 
 
 def _subset(texts: TextSet, samples: int | None, seed: int, key: str) -> TextSet:

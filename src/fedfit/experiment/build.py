@@ -54,8 +54,9 @@ class Experiment:
 def resolve_paths(recipe: Recipe) -> Recipe:
     """A valid recipe with absolute paths, so that it means the same wherever it is resumed."""
     data, model, cache = recipe.data, recipe.model, recipe.trunk_cache
-    if data.source in FILE_SOURCES and data.train and data.test:
-        data = dataclasses.replace(data, train=_absolute(data.train), test=_absolute(data.test))
+    if data.source in FILE_SOURCES:
+        train, test, validation = (path and _absolute(path) for path in (data.train, data.test, data.validation))
+        data = dataclasses.replace(data, train=train, test=test, validation=validation)
     if Path(model.name).is_dir():
         model = dataclasses.replace(model, name=_absolute(model.name))
     if cache.folder:

@@ -48,19 +48,24 @@ def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
     if data.source == "hub" and not data.name:
         yield Fault("data.name", data.name, 'source = "hub" needs the data set\'s name there')
     if data.source in FILE_SOURCES:
-        for name in ("train", "test"):
+        for name in ("train", "test", "validation"):
             path = getattr(data, name)
-            if not path:
+            if not path and name != "validation":
                 yield Fault(f"data.{name}", path, f'source = "{data.source}" needs the path of a file')
-            elif files and not _is_file(path):
+            elif path is not None and files and not _is_file(path):
                 yield Fault(f"data.{name}", path, "there is no such file; paths count from where the command is run")
         if not data.text:
             yield Fault("data.text", list(data.text), "name at least one column")
     else:
-        for name in ("train", "test", "pair"):
+        for name in ("train", "test", "validation", "pair"):
             if getattr(data, name) is not None and not (name == "pair" and data.source == "hub"):
                 remedy = f'source = "{data.source}" does not read it; remove it, or set data.source to a file format'
+                if name == "validation":
+                    remedy = f'source = "{data.source}" has no such file; set data.validation_share instead'
                 yield Fault(f"data.{name}", getattr(data, name), remedy)
+    if data.validation is not None and data.validation_share:
+        remedy = "data.validation is a file for the same purpose; remove one of the two"
+        yield Fault("data.validation_share", data.validation_share, remedy)
     if data.name is not None and data.source != "hub":
         yield Fault("data.name", data.name, f'source = "{data.source}" does not read it; set data.source to "hub"')
     if data.columns is not None and data.source not in ("csv", "tsv"):
