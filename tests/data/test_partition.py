@@ -88,6 +88,27 @@ def test_by_column_keeps_a_value_on_one_device_and_deals_the_largest_first() -> 
     assert [len(part) for part in partition(texts, chosen, 4, seed=0)] == [5, 4, 3, 2]
 
 
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ([[0, 1], [2, 3, 4, 5, 6]], "1 are on no device and 0 on several"),
+        ([[0, 1, 2], [2, 3, 4, 5, 6, 7]], "0 are on no device and 1 on several"),
+        ([[0, 1, 2], [2, 3, 4, 5, 6]], "1 are on no device and 1 on several"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("dirichlet", "partition.alpha = 0.5: .*a larger alpha"), ("iid", "partition.kind = 'iid': .*another kind")],
+)
+def test_a_rule_that_loses_or_doubles_a_sample_is_refused(
+    parts: list[list[int]], found: str, kind: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedfit.data.partition._by_rule", lambda *_: [np.array(rows) for rows in parts])
+    with pytest.raises(DataError, match=words) as refusal:
+        partition(sorted_set(2), PartitionSettings(kind=kind), 2, 0)
+    assert f"of 8 samples, {found}" in str(refusal.value)
+
+
 def test_by_column_with_fewer_values_than_devices_names_the_number_to_set() -> None:
     with pytest.raises(DataError, match=r"federation.devices = 8: .*'node' has only 7.*federation.devices = 7"):
         partition(sorted_set(10), PartitionSettings(kind="by_column", column="node"), 8, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -111,7 +111,11 @@ def _device_of_value(texts: TextSet, column: str | None, devices: int) -> np.nda
 
 
 def _check_complete(parts: list[np.ndarray], samples: int, settings: PartitionSettings) -> None:
-    """Lost samples would pass unnoticed for ever: a tiny Dirichlet alpha can underflow in the draw."""
-    rows: Any = np.concatenate(parts)
-    if len(rows) != samples or len(np.unique(rows)) != samples:
-        raise DataError(f"partition.alpha = {settings.alpha}: the draw underflowed; take a larger alpha")
+    """Raises ``DataError`` unless every sample is on one device: a rule of another library may lose some in rounding."""
+    counts = np.bincount(np.concatenate(parts), minlength=samples)
+    lost, doubled = int((counts == 0).sum()), int((counts > 1).sum())
+    if lost or doubled:
+        found = f"of {samples} samples, {lost} are on no device and {doubled} on several"
+        if settings.kind == "dirichlet":
+            raise DataError(f"partition.alpha = {settings.alpha}: {found}; take a larger alpha")
+        raise DataError(f"partition.kind = {settings.kind!r}: {found}; choose another kind")
