@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fedfit import __version__
 from fedfit.cli_plan import plan
 from fedfit.cli_reproduce import reproduce
 from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_json, say, waiting
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from fedfit.experiment.session import Session
 
 app = typer.Typer(
-    help="Fine-tune one language model across many devices by federated split LoRA.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +25,21 @@ recipes_app = typer.Typer(help="List the shipped recipes; `recipes show NAME` pr
 app.add_typer(recipes_app, name="recipes")
 app.command()(plan)
 app.command()(reproduce)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedfit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune one language model across many devices by federated split LoRA."""
 
 
 @app.command()

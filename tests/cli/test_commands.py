@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,12 @@ def test_recipes() -> None:
 @pytest.mark.parametrize("name", list(shipped_recipes()))
 def test_recipes_show_can_be_redirected_to_a_file(name: str) -> None:
     assert fedfit("recipes", "show", name).stdout == shipped_recipes()[name]
+
+
+def test_version() -> None:
+    assert fedfit("--version").stdout == f"fedfit {version('fedfit')}\n"
+    assert fedfit("--version", "no-such-command").status == 0
+    assert "--version" in fedfit("--help").stdout
 
 
 def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,3 +141,10 @@ def test_a_heavy_import_would_be_seen() -> None:
     """Of a module that does need torch, to know that the check above can fail."""
     script = "import sys; import fedfit.aggregation.base; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 1
+
+
+def test_the_package_is_imported_in_no_time() -> None:
+    """Beside an empty program; the best of five, since the machine may be busy."""
+    script = "import time; start = time.perf_counter(); import fedfit; print(time.perf_counter() - start)"
+    seconds = [float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout) for _ in range(5)]
+    assert min(seconds) < 0.2
