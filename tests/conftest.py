@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # by torch: threads that spin make small tests 15 times slower on a busy machine
 
 from fedfit.models.families import FAMILIES
 from tests.builders import save_tiny_model
