@@ -1,4 +1,4 @@
-"""The command line: one short function a command. What is slow to import is imported where it is used."""
+"""The command line: one short function a command. Slow imports stand inside the functions that use them."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def show(name: Annotated[str, typer.Argument(help="A shipped recipe.")]) -> None
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, which accelerator there is, and what can be reached."""
+    """List installed packages, accelerator, data sets, and whether the hub answers."""
     from fedfit.doctor import examine
 
     findings = examine()
@@ -194,8 +194,8 @@ def _drive(session: Session, as_json: bool, quiet: bool) -> None:
         return
     screen = Console()
     screen.print(run_table(data))
-    for what, where in (("report", written[-1]), ("figures", path / "figures"), ("adapter", path / "adapter")):
-        say(screen, f"{what + ':':<9} {where}")
+    for name, place in (("report", written[-1]), ("figures", path / "figures"), ("adapter", path / "adapter")):
+        say(screen, f"{name + ':':<9} {place}")
 
 
 if __name__ == "__main__":

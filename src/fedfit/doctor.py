@@ -1,4 +1,4 @@
-"""What is installed, which accelerator there is, and what can be reached: the first things to ask when a run fails."""
+"""Installed packages, accelerator, data sets and network: the first questions when a run fails."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Every error that is the user's to mend, drawn as one tree.
+"""Every error that a user can mend, as one tree; and guesses at a misspelt name.
 
     FedfitError
     ├── RecipeError      one or more faults of a recipe, all reported at once
     ├── DataError        a data set that cannot be read, or that no classifier can be trained on
-    ├── ModelError       a model that cannot be had or whose family is not supported
+    ├── ModelError       a model that is not available or whose family is not supported
     ├── UpdateRefused    one device's update that must not be averaged; the round goes on
     ├── RunFolderError   a run folder that exists already, is damaged, or cannot be written
     └── TrainingStopped  the run cannot go on (every update of several rounds was refused)
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a recipe: the key, the value found there, and what to do about it."""
+    """One fault of a recipe: the key, its value, and the remedy."""
 
     key: str
     value: object

@@ -1,4 +1,4 @@
-"""What all commands share: how they speak, how they ask, and how a user's mistake is told."""
+"""Shared by all commands: options, printing, and messages for a user's mistake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from fedfit.errors import FedfitError
 
 SCREEN = Console(stderr=True)
-"""Everything but results goes here."""
+"""Standard error, for everything but results."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -23,7 +23,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 @contextmanager
 def polite_errors(as_json: bool = False) -> Iterator[None]:
-    """A user's mistake is told in words, with exit status 2, never as a traceback; ``as_json`` also as a JSON document."""
+    """Prints a user's mistake in words and exits with status 2, never with a traceback; ``as_json`` adds a JSON document."""
     try:
         yield
     except FedfitError as error:
@@ -44,12 +44,12 @@ def waiting(what: str, quiet: bool) -> AbstractContextManager[object]:
 
 
 def say(screen: Console, text: str) -> None:
-    """Prints ``text`` as it is: paths and values may hold what rich would take for markup."""
+    """Prints ``text`` unchanged: rich would read square brackets in paths and values as markup."""
     screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def prepare_libraries() -> None:
-    """The libraries' own bars and hints would tear the one bar apart."""
+    """Silences the libraries' own bars and hints, which would break into ours."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,16 +67,14 @@ def test_a_user_who_is_offline_on_purpose_asks_nothing(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("override", ["data.source=ag_news", "model.name=somebody/model"])
-def test_a_run_without_a_network_ends_at_once(override: str) -> None:
-    """A port where nothing listens stands for the hub; the libraries alone would try for 23 s."""
+def test_a_run_without_a_network_ends_without_retries(override: str) -> None:
+    """A port where nothing listens stands for the hub; the libraries alone would print retries for 23 s."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         hub = f"http://127.0.0.1:{closed.getsockname()[1]}"
     environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "FEDFIT_DATA")}
-    start = time.monotonic()
     command = [sys.executable, "-m", "fedfit.cli", "run", "demo", override, "--quiet"]
     done = subprocess.run(command, env=environment | {"HF_ENDPOINT": hub}, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Retrying" not in done.stderr
-    assert time.monotonic() - start < 20

@@ -151,7 +151,7 @@ def test_an_override_without_a_value_takes_the_key_out() -> None:
     text = 'name = "x"\n[federation]\nrule = "flora"\nranks = [1, 2, 3]\n'
     assert parse_recipe(text).federation.ranks == (1, 2, 3)
     assert parse_recipe(text, ["federation.ranks="]).federation.ranks is None
-    with pytest.raises(RecipeError, match=r"federation\.rnks = '': it is not set there, so there is nothing to take out"):
+    with pytest.raises(RecipeError, match=r"federation\.rnks = '': the recipe does not set it, so it cannot be taken out"):
         parse_recipe(text, ["federation.rnks="])
 
 

@@ -1,4 +1,4 @@
-"""Which samples make up each batch. Samples of like length go together, so that little of a batch is padding."""
+"""Batches of sample indices. Samples of like length go together, so that little of a batch is padding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def training_batches(lengths: np.ndarray, batch_size: int, epochs: int, steps: i
     """The batches of one device in one round: index arrays, int64, of at most ``batch_size``.
 
     ``lengths`` is ``(samples,)`` in tokens. Each epoch has every sample exactly once, the last batch perhaps smaller.
-    With ``steps`` there are exactly that many batches, over as many epochs as they need, and ``epochs`` is not read. No
-    samples, no batches. A pure function of its arguments.
+    ``steps`` gives exactly that many batches, over as many epochs as they need; ``epochs`` is then not read. No samples,
+    no batches. A pure function of its arguments.
     """
     if len(lengths) == 0:
         return []

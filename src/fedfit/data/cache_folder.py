@@ -1,4 +1,4 @@
-"""Where files are kept that later runs can reuse."""
+"""The folder of files that later runs reuse."""
 
 from __future__ import annotations
 

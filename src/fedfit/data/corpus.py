@@ -52,10 +52,10 @@ class Corpus:
 
 
 def balanced_subset(labels: np.ndarray, samples: int, seed: int, key: str = "data.train_samples") -> np.ndarray:
-    """Indices, sorted, of ``samples`` samples drawn with as equal a number from each class as there are.
+    """Indices, sorted, of ``samples`` samples drawn as equally from each class as the classes allow.
 
     A class with too few gives all it has, and the others share the rest. ``labels`` is ``(samples,)``; the same
-    arguments give the same indices. Raises ``DataError``, naming ``key``, when more is asked for than there is.
+    arguments give the same indices. Raises ``DataError``, naming ``key``, for more samples than the set has.
     """
     if samples > len(labels):
         raise DataError(f"{key} = {samples}: there are only {len(labels)} samples; ask for at most that many or leave it out")
@@ -89,7 +89,7 @@ def stratified_split(
 
 
 def _proportional_quotas(counts: np.ndarray, share: float) -> np.ndarray:
-    """How many to take of each class: whole parts first, then one more for the largest fractions."""
+    """Samples to take of each class: whole parts first, then one more for the largest fractions."""
     exact = counts * share
     quotas = np.floor(exact).astype(np.int64)
     missing = round(float(exact.sum())) - int(quotas.sum())
@@ -99,7 +99,7 @@ def _proportional_quotas(counts: np.ndarray, share: float) -> np.ndarray:
 
 
 def _equal_quotas(counts: np.ndarray, samples: int) -> np.ndarray:
-    """How many to take of each class: from the rarest up, each gets an equal share of what is still to be given."""
+    """Samples to take of each class: from the rarest up, each gets an equal share of the remaining number."""
     quotas = np.zeros(len(counts), dtype=np.int64)
     remaining = samples
     for position, index in enumerate(np.argsort(counts, kind="stable")):

@@ -45,7 +45,7 @@ def _source_files(folder: Path) -> list[Path]:
 
 
 def _parse(path: Path) -> ast.Module | None:
-    """``None`` for what this Python cannot read: the trees hold templates, and code for other versions."""
+    """The syntax tree, or ``None`` for a file that this Python cannot read, such as a template or code for another version."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row] | None:
-    """The rows, or ``None`` where there is no such file or it is not whole: it can always be made again."""
+    """The rows, or ``None`` for a file that is absent or damaged: the caller harvests again."""
     try:
         head, _, body = path.read_bytes().partition(b"\n")
         if json.loads(head) != {"blake2b": _digest(body)}:

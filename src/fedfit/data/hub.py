@@ -13,7 +13,7 @@ from fedfit.hub_access import hub_or_cache
 
 @dataclass(frozen=True)
 class HubSet:
-    """A data set of the hub: ``name`` is ``owner/name``, or ``owner/name:configuration`` where there are several.
+    """A data set of the hub: ``name`` is ``owner/name``, or ``owner/name:configuration`` if it has several.
 
     ``names`` gives the label's name by its number; without it the data set's own names are used, or the values.
     """

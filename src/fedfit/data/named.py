@@ -1,4 +1,4 @@
-"""The named data sets: where their files lie under ``$FEDFIT_DATA``, where the hub has them, and what labels mean.
+"""The named data sets: their files under ``$FEDFIT_DATA``, their names on the hub, and the names of their labels.
 
 Both copies of a set give the same label names, so that a run from files and one from the hub share their classes.
 """
@@ -29,9 +29,9 @@ class NamedSet:
 
 
 def load_named(name: str) -> Tables:
-    """The data set ``name``, from ``$FEDFIT_DATA/<name>`` where that has its files, else from the hub.
+    """The data set ``name``, from ``$FEDFIT_DATA/<name>`` if that has its files, else from the hub.
 
-    Raises ``DataError`` with both remedies where neither can be had.
+    Raises ``DataError`` with both remedies where neither is available.
     """
     named = NAMED_SETS[name]
     root = os.environ.get("FEDFIT_DATA")

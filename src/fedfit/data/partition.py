@@ -1,4 +1,4 @@
-"""Which device holds which training samples. The rules are those of flwr-datasets."""
+"""Spreads the training samples over the devices, by the rules of flwr-datasets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedfit.data.corpus import TextSet
-from fedfit.errors import DataError
+from fedfit.errors import DataError, did_you_mean
 from fedfit.randomness import derive_seed
 from fedfit.settings import PartitionSettings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def partition(texts: TextSet, settings: PartitionSettings, devices: int, seed: int) -> list[np.ndarray]:
     """Spread ``texts`` over ``devices``: for each a sorted int64 array of sample indices.
 
-    Every sample goes to exactly one device. A device may get none: that is what a small Dirichlet alpha means. Samples
+    Every sample goes to exactly one device. A device may get none, with a small Dirichlet alpha. Samples
     are shuffled first, so the order of the source does not matter. Raises ``DataError`` for more devices than
     samples, and for settings that the data cannot meet.
     """
@@ -75,16 +75,16 @@ def _run(rule: Partitioner, columns: Mapping[str, np.ndarray], rows: int, device
 def _shards(labels: np.ndarray, order: np.ndarray, per_device: int, devices: int, seed: int) -> list[np.ndarray]:
     """McMahan et al. 2017: sort by label, cut into shards, deal ``per_device`` shards to each device.
 
-    The library's rule cuts shards of one size and drops what is left over. So it only deals the shards here, and they
-    are cut beforehand into sizes that differ by one at most and leave nothing.
+    The library's rule cuts shards of one size and drops the remainder. Here it only deals the shards: they are cut
+    beforehand into sizes that differ by one at most, without a remainder.
     """
     from flwr_datasets.partitioner import ShardPartitioner
 
     count = devices * per_device
     if count > len(labels):
         raise DataError(
-            f"partition.shards_per_device = {per_device}: {devices} devices need {count} shards, and there are "
-            f"only {len(labels)} training samples; take fewer devices, fewer shards or more samples"
+            f"partition.shards_per_device = {per_device}: {devices} devices need {count} shards, more than "
+            f"the {len(labels)} training samples; take fewer devices, fewer shards or more samples"
         )
     shards = np.array_split(order[np.argsort(labels[order], kind="stable")], count)
     rule = ShardPartitioner(devices, "shard", num_shards_per_partition=per_device, shard_size=1, seed=seed)
@@ -95,8 +95,9 @@ def _shards(labels: np.ndarray, order: np.ndarray, per_device: int, devices: int
 def _device_of_value(texts: TextSet, column: str | None, devices: int) -> np.ndarray:
     """Device of every sample: the values of ``column``, most frequent first, are dealt to the devices in turn."""
     if column is None or column not in texts.columns:
-        there = ", ".join(sorted(texts.columns)) or "none"
-        raise DataError(f"partition.column = {column!r}: the data set has no such column; it has: {there}")
+        names = ", ".join(sorted(texts.columns)) or "none"
+        guess = did_you_mean(column, texts.columns) if column else ""
+        raise DataError(f"partition.column = {column!r}: the data set has no such column; {guess}it has: {names}")
     values, inverse, counts = np.unique(
         np.array([str(value) for value in texts.columns[column]], dtype=object), return_inverse=True, return_counts=True
     )

@@ -1,9 +1,9 @@
-"""The embedded data set: docstrings of what is installed anyway, to be told apart by the project they come from.
+"""The embedded data set: docstrings of installed packages, each labelled with its project.
 
 A sample is the first paragraph of a docstring, 60 to 400 characters and ten words or more, read with ``ast`` from the
 sources: nothing is imported or run. Names of the projects are masked, and all five of them in every text: were only a
 text's own project masked, any other name left standing would rule a class out. Terms such as ``DataFrame`` or
-``tensor`` stay, being what the texts are about.
+``tensor`` stay: they are the subject of the texts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fedfit.errors import DataError
 
 PROJECTS = ("matplotlib", "pandas", "python", "torch", "transformers")
 HARVEST_VERSION = 1
-"""To be raised with every change to what is harvested: it is part of the cache's name."""
+"""Raise it with every change to the harvest: it is part of the cache's name."""
 
 MAX_FILES = 1200
 MAX_TEXTS = 1400

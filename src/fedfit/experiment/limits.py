@@ -27,7 +27,7 @@ def limit_faults(settings: Any, prefix: str = "") -> Iterator[Fault]:
 
 
 def _value_faults(name: str, shown: object, value: Any, limits: Mapping[str, Any]) -> Iterator[Fault]:
-    """``shown`` is what stands in the file; ``value`` is it, or a value that it can take."""
+    """Faults of ``value``: ``shown``, the entry of the file, or one value that this entry can take."""
     if isinstance(value, float) and not math.isfinite(value):
         yield Fault(name, shown, "must be a finite number")
         return

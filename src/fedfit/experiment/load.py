@@ -38,11 +38,11 @@ def read_recipe(name_or_path: str) -> str:
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "the text") -> Recipe:
-    """A recipe of known keys and right types; what else must hold is for ``experiment.validate``, and told with the rest.
+    """Returns a recipe of known keys and right types; ``experiment.validate`` holds it to everything else.
 
     Args:
-        overrides: ``section.key=value``, the value in TOML; a bare word is taken as a string, and nothing takes the key out.
-        origin: the file or name that the text came from, for the message when it is not TOML.
+        overrides: ``section.key=value``, the value in TOML; a bare word is a string, and an empty value takes the key out.
+        origin: the file or name of the text, for the message when it is not TOML.
 
     Raises:
         RecipeError: with every fault found.
@@ -52,7 +52,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "the te
     for words in overrides:
         override(document, words, faults)
     recipe = build_settings(Recipe, document, faults)
-    if faults:  # a key at fault holds its default now, so what is added is news
+    if faults:  # a key at fault holds its default now, so the others add no second fault of it
         raise RecipeError([*faults, *key_faults(recipe)])
     return recipe
 

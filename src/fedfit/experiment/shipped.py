@@ -1,4 +1,4 @@
-"""Files that come with the package, by name, and the user's own, by path."""
+"""The package's own files, by name, and the user's, by path."""
 
 from __future__ import annotations
 

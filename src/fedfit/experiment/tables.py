@@ -30,8 +30,8 @@ def read_toml(text: str, origin: str, what: str = "recipe") -> dict[str, Any]:
 
 
 def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:
-    """Sets ``section.key=value`` in ``document``, the value in TOML; a bare word is taken as a string, and nothing at all takes
-    the key out of the document, so that it has its default."""
+    """Sets ``section.key=value`` in ``document``, the value in TOML; a bare word is a string. An empty value takes the key out
+    of the document, which restores its default."""
     path, equals, raw = words.partition("=")
     *sections, last = path.strip().split(".")
     if not equals or not last:
@@ -46,7 +46,7 @@ def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:
     if raw.strip():
         table[last] = _override_value(raw.strip())
     elif table.pop(last, _MISSING) is _MISSING:
-        faults.append(Fault(path, "", "it is not set there, so there is nothing to take out; write a value after the ="))
+        faults.append(Fault(path, "", "the recipe does not set it, so it cannot be taken out; write a value after the ="))
 
 
 def _override_value(raw: str) -> Any:
@@ -57,14 +57,14 @@ def _override_value(raw: str) -> Any:
 
 
 def build_settings(kind: type[T], document: Mapping[str, Any], faults: list[Fault]) -> T:
-    """``document`` as a ``kind``; what is wrong is added to ``faults``, and the key holds its default."""
+    """Returns ``document`` as a ``kind``; faults are added to ``faults``, and a key at fault holds its default."""
     built = _Builder(kind, faults).table(kind, document, "")
     assert isinstance(built, kind)
     return built
 
 
 class _Builder:
-    """Walks a document beside its schema ``root``, which is also where misspelt keys are looked for."""
+    """Walks a document beside its schema ``root``, whose keys also serve as guesses for misspelt ones."""
 
     def __init__(self, root: Any, faults: list[Fault]) -> None:
         self._root, self._faults = root, faults
@@ -178,7 +178,7 @@ def _readable(kind: Any) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """``value`` as TOML can hold it: what is unset is left out."""
+    """Returns ``value`` as TOML can hold it; unset keys are left out."""
     if isinstance(value, Draw):
         return value.to_toml()
     if is_dataclass(value):
