@@ -3,7 +3,10 @@
 from typing import Any
 
 from fedfit.records import DeviceRecord, RoundRecord, RoundResult
+from fedfit.tracking.needs import Fingerprint
 from tests.builders import random_update
+
+FINGERPRINT = Fingerprint({"seed": 1}, "data", "weights")
 
 
 def result(number: int, **changes: Any) -> RoundResult:

@@ -2,13 +2,17 @@
 
 import gc
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
+from fedfit.errors import RunFolderError
 from fedfit.records import Memory
 from fedfit.tracking.memories import DeviceMemories
 
@@ -157,3 +161,114 @@ def test_a_given_folder_stays(tmp_path: Path) -> None:
     del memories
     gc.collect()
     assert number_in(DeviceMemories(tmp_path / "devices").read(0, 2)) == 1
+
+
+# --- lost or damaged
+
+
+def _flip(raw: bytes) -> bytes:
+    return raw[:-1] + bytes([raw[-1] ^ 1])
+
+
+def _numbers(raw: bytes) -> bytes:
+    return raw.replace(b'from\\": 1', b'from\\": 2')
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda raw: raw[:-3],
+    "cut in its head": lambda raw: raw[:20],
+    "empty": lambda raw: b"",
+    "a flipped bit": _flip,
+    "another number": _numbers,
+    "no text": lambda raw: b"\xff" * 100,
+    "no checksum": lambda raw: save({"x": torch.tensor([1.0])}, {"numbers": "{}"}),
+    "no numbers": lambda raw: save({"x": torch.tensor([1.0])}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_damaged_file_is_named(damage: str, fresh: bool, tmp_path: Path) -> None:
+    """Whether the process wrote it itself or finds it."""
+    memories = DeviceMemories(tmp_path / "devices")
+    memories.write(7, 1, of(1))
+    file = tmp_path / "devices" / "device-000007" / "round-000001.safetensors"
+    assert DAMAGES[damage](file.read_bytes()) != file.read_bytes()
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    marks = memories.marks()
+    memories = DeviceMemories(tmp_path / "devices") if fresh else memories
+    with pytest.raises(RunFolderError, match=r"device-000007/round-000001.safetensors is damaged \(.*\); restore it, or start"):
+        memories.read(7, 2)
+    (said,) = memories.lost(marks)
+    assert said.startswith("devices/device-000007/round-000001.safetensors is damaged")
+
+
+def test_what_is_missing_is_named_while_the_run_goes_on(tmp_path: Path) -> None:
+    """Not what the device kept before that, and not nothing."""
+    memories = DeviceMemories(tmp_path)
+    memories.write(0, 1, of(1))
+    memories.write(0, 2, of(2))
+    (tmp_path / "device-000000" / "round-000002.safetensors").unlink()
+    assert number_in(memories.read(0, 2)) == 1
+    with pytest.raises(RunFolderError, match=r"device-000000/round-000002.safetensors is missing; restore it"):
+        memories.read(0, 3)
+
+
+def test_marks_are_the_newest_of_each_device_and_need_no_file(tmp_path: Path) -> None:
+    memories = DeviceMemories(tmp_path)
+    assert memories.marks() == {}
+    for device, number in ((0, 1), (1, 1), (0, 2), (0, 3), (0, 4)):
+        memories.write(device, number, of(number))
+    shutil.rmtree(tmp_path / "device-000000")
+    marks = memories.marks()
+    assert {device: mark.position for device, mark in marks.items()} == {0: 4, 1: 1}
+    assert marks[0].checksum != marks[1].checksum
+    (said,) = memories.lost(marks)
+    assert said.endswith("device-000000/round-000004.safetensors is missing")
+
+
+def test_a_memory_of_another_run_is_not_taken(tmp_path: Path) -> None:
+    """Whole by its own checksum, and yet not what was written here."""
+    mine, other = DeviceMemories(tmp_path / "mine"), DeviceMemories(tmp_path / "other")
+    mine.write(0, 1, of(1))
+    other.write(0, 1, of(2))
+    name = Path("device-000000") / "round-000001.safetensors"
+    shutil.copy(tmp_path / "other" / name, tmp_path / "mine" / name)
+    resumed = DeviceMemories(tmp_path / "mine")
+    (said,) = resumed.lost(mine.marks())
+    assert "another run" in said
+    resumed.rewind(mine.marks())
+    with pytest.raises(RunFolderError, match="another run"):
+        resumed.read(0, 2)
+
+
+@pytest.mark.parametrize("tensors", [ODD, {}], ids=["tensors", "none"])
+def test_what_is_whole_is_not_lost(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    memories = DeviceMemories(tmp_path)
+    memories.write(3, 1, Memory(tensors | {"bf16": torch.ones(3, dtype=torch.bfloat16)}, NUMBERS))
+    assert DeviceMemories(tmp_path).lost(memories.marks()) == []
+
+
+def test_the_checksum_tells_names_types_and_shapes_apart(tmp_path: Path) -> None:
+    """The same bytes each time."""
+    memories = DeviceMemories(tmp_path)
+    zeros = torch.zeros(4)
+    kinds = [{"a": zeros}, {"b": zeros}, {"a": zeros.reshape(2, 2)}, {"a": zeros.view(torch.int32)}]
+    for device, tensors in enumerate(kinds):
+        memories.write(device, 1, Memory(tensors))
+    assert len({mark.checksum for mark in memories.marks().values()}) == len(kinds)
+
+
+def test_rewind_removes_later_rounds_and_devices_that_had_nothing_yet(tmp_path: Path) -> None:
+    memories = DeviceMemories(tmp_path)
+    memories.write(0, 1, of(1))
+    marks = memories.marks()
+    memories.write(0, 2, of(2))
+    memories.write(5, 2, of(2))
+    (tmp_path / "notes").mkdir()
+    resumed = DeviceMemories(tmp_path)
+    resumed.rewind(marks)
+    assert resumed.marks() == marks
+    assert number_in(resumed.read(0, 99)) == 1
+    assert resumed.read(5, 99) is None
+    assert (tmp_path / "notes").is_dir()

@@ -1,17 +1,22 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedfit.errors import RunFolderError
+from fedfit.records import Memory
+from fedfit.tracking.checkpoint import Checkpoint
+from fedfit.tracking.needs import Mark, Needs
 from fedfit.tracking.run_folder import RunFolder
-from tests.tracking.results import result
+from tests.tracking.results import FINGERPRINT, result
 
 HOLD = "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
 
@@ -33,8 +38,14 @@ def make_run(path: Path, rounds: int = 3) -> RunFolder:
     folder = RunFolder.create(path)
     folder.describe("seed = 1\n", {"cores": 2}, {"labels": ["a", "b"]})
     for number in range(rounds + 1):
-        folder.write(result(number))
+        folder.write(result(number), FINGERPRINT)
     return folder
+
+
+def newest(folder: RunFolder) -> Checkpoint:
+    found = folder.latest()
+    assert found is not None
+    return found
 
 
 def rounds_in(path: Path) -> list[int]:
@@ -48,7 +59,7 @@ def test_everything_it_writes_is_there(tmp_path: Path) -> None:
     folder.close()
     assert (path / "recipe.toml").read_text() == "seed = 1\n"
     assert json.loads((path / "environment.json").read_text()) == {"cores": 2}
-    assert folder.read_json("partition.json") == {"labels": ["a", "b"]}
+    assert folder.read_object("partition.json") == {"labels": ["a", "b"]}
     assert rounds_in(path / "rounds.jsonl") == [0, 1, 2, 3]
     assert rounds_in(path / "devices.jsonl") == [1, 1, 2, 2, 3, 3]
     assert json.loads((path / "rounds.jsonl").read_text().splitlines()[3]) == result(3).record.to_json()
@@ -60,12 +71,12 @@ def test_everything_it_writes_is_there(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     """NaN is no JSON; a program that reads the lines strictly would stop at it."""
     folder = RunFolder.create(tmp_path / "run")
-    folder.write(result(1, test_loss=float("inf"), train_loss=float("nan")))
+    folder.write(result(1, test_loss=float("inf"), train_loss=float("nan")), FINGERPRINT)
     line = (tmp_path / "run" / "rounds.jsonl").read_text()
     assert "NaN" not in line
     assert "Infinity" not in line
     assert (json.loads(line)["test_loss"], json.loads(line)["train_loss"]) == (None, None)
-    assert [record.round for record in folder.rewind(1)[0]] == [1]
+    assert [record.round for record in folder.rewind(newest(folder))[0]] == [1]
 
 
 # --- in the way
@@ -178,7 +189,7 @@ def test_a_full_disk_says_what_to_do(name: str, tmp_path: Path) -> None:
     (folder.path / name).symlink_to("/dev/full")
     remedy = f"cannot be written: No space left on device; free some space, then `fedfit resume {folder.path}`"
     with pytest.raises(RunFolderError, match=remedy):
-        folder.write(result(2))
+        folder.write(result(2), FINGERPRINT)
     found = folder.checkpoints.latest()
     assert found is not None
     assert found.record.round == 1, "the round counts although a line of it is lost"
@@ -195,7 +206,7 @@ def test_a_full_disk_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(RunFolderError, match="Disk quota exceeded; free some space, then"):
-        folder.write(result(2))
+        folder.write(result(2), FINGERPRINT)
     found = folder.checkpoints.latest()
     assert found is not None
     assert found.record.round == 1
@@ -206,7 +217,7 @@ def test_an_unwritable_file_has_another_remedy(tmp_path: Path) -> None:
     (folder.path / "rounds.jsonl").unlink()
     (folder.path / "rounds.jsonl").mkdir()
     with pytest.raises(RunFolderError, match="Is a directory; make it writable, then `fedfit resume"):
-        folder.write(result(2))
+        folder.write(result(2), FINGERPRINT)
 
 
 def test_an_adapter_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
@@ -231,48 +242,112 @@ def test_an_adapter_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_rewind_drops_what_comes_after_the_checkpoint(tmp_path: Path) -> None:
-    folder = make_run(tmp_path)
-    kept, devices = folder.rewind(1)
+    folder = make_run(tmp_path, rounds=1)
+    after_round_1 = newest(folder)
+    folder.write(result(2), FINGERPRINT)
+    folder.write(result(3), FINGERPRINT)
+    kept, devices = folder.rewind(after_round_1)
     assert kept == [result(0).record, result(1).record]
     assert devices == list(result(1).devices)
     assert rounds_in(tmp_path / "rounds.jsonl") == [0, 1]
     assert rounds_in(tmp_path / "devices.jsonl") == [1, 1]
-    folder.write(result(2))
+    folder.write(result(2), FINGERPRINT)
     assert rounds_in(tmp_path / "rounds.jsonl") == [0, 1, 2]
+    assert folder.lost(newest(folder).needs) == [], "the checksum goes on from the lines that stayed"
 
 
 def test_rewind_to_before_the_first_round(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    assert folder.rewind(-1) == ([], [])
+    folder.memories.write(0, 3, Memory({}, {"x": 1}))
+    assert folder.rewind(None) == ([], [])
     assert (tmp_path / "rounds.jsonl").read_bytes() == (tmp_path / "devices.jsonl").read_bytes() == b""
+    assert folder.memories.last_round(0, 9) is None
 
 
 @pytest.mark.parametrize("name", ["devices.jsonl", "rounds.jsonl"])
 def test_rewind_drops_every_torn_line(name: str, tmp_path: Path) -> None:
-    """Cut after any byte of the last line; also one that is JSON but for its newline may lack a digit's successors."""
+    """Killed after any byte of the line that follows the checkpoint's."""
     folder = make_run(tmp_path)
+    counted, whole = newest(folder), (tmp_path / name).read_bytes()
+    last = whole[whole.rindex(b"\n", 0, -1) + 1 :]
+    for length in (1, len(last) // 2, len(last) - 1, len(last)):
+        (tmp_path / name).write_bytes(whole + last[:length])
+        assert folder.lost(counted.needs) == []
+        folder.rewind(counted)
+        assert (tmp_path / name).read_bytes() == whole
+
+
+@pytest.mark.parametrize(("name", "lines"), [("rounds.jsonl", 4), ("devices.jsonl", 6)])
+def test_lines_that_are_lost_or_changed_are_named(name: str, lines: int, tmp_path: Path) -> None:
+    make_run(tmp_path).close()
+    folder = RunFolder.open(tmp_path)
     whole = (tmp_path / name).read_bytes()
-    last = whole.rindex(b"\n", 0, -1) + 1
-    for cut in (last, last + 1, (last + len(whole)) // 2, len(whole) - 1):
-        (tmp_path / name).write_bytes(whole[:cut])
-        folder.rewind(3)
-        assert (tmp_path / name).read_bytes() == whole[:last]
+    assert whole.count(b"\n") == lines
+    first = whole.index(b"\n") + 1
+    for raw, words in (
+        (whole[first:], rf"{name} has lost lines: \d+ of {len(whole)} bytes are there"),
+        (whole[:-1], rf"{name} has lost lines"),
+        (whole.replace(b'"round": 1', b'"round": 7'), rf"{name} was changed within its first {len(whole)} bytes"),
+        (b"{torn}\n" + whole, rf"{name} was changed"),
+    ):
+        (tmp_path / name).write_bytes(raw)
+        (said,) = folder.lost(newest(folder).needs)
+        assert re.match(words, said), said
+    (tmp_path / name).unlink()
+    assert folder.lost(newest(folder).needs) == [f"{name} is missing"]
 
 
-@pytest.mark.parametrize("line", [b"{torn in the middle\n", b'{"round": 1}\n', b"[1]\n", b"\n"])
-def test_a_damaged_line_among_whole_ones_is_not_passed_over(line: bytes, tmp_path: Path) -> None:
+def test_a_line_of_another_version_has_a_remedy(tmp_path: Path) -> None:
+    """The checksum holds, and yet the line lacks a key of today's."""
     folder = make_run(tmp_path)
-    path = tmp_path / "rounds.jsonl"
-    path.write_bytes(line + path.read_bytes())
-    with pytest.raises(RunFolderError, match=r"rounds.jsonl is damaged: .* is not a line of it; restore it"):
-        folder.rewind(3)
+    line = b'{"round": 1}\n'
+    (tmp_path / "rounds.jsonl").write_bytes(line)
+    older = replace(newest(folder), needs=Needs(records={"rounds.jsonl": Mark(len(line), "")}))
+    with pytest.raises(
+        RunFolderError, match=r"rounds.jsonl: .*cannot be read .*; go on with the version of fedfit that wrote it"
+    ):
+        folder.rewind(older)
 
 
-def test_read_json_tells_what_is_damaged(tmp_path: Path) -> None:
+def test_all_that_is_lost_is_named_at_once_with_a_remedy(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    (tmp_path / "partition.json").write_text("{")
-    with pytest.raises(RunFolderError, match=r"partition.json cannot be read"):
-        folder.read_json("partition.json")
+    folder.refuse([])
+    with pytest.raises(RunFolderError) as error:
+        folder.refuse([f"device {number}" for number in range(40)])
+    said = str(error.value).splitlines()
+    assert said[0] == f"{tmp_path} cannot go on, since what it needs has changed:"
+    assert said[1:3] == ["  device 0", "  device 1"]
+    assert said[-2] == "  and 28 more"
+    assert said[-1] == f"restore it, or start anew: fedfit run {tmp_path}/recipe.toml --out {tmp_path} --force"
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_rounds_without_any_checkpoint_are_not_dropped(damage: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink() if damage == "missing" else path.write_bytes(b"")
+    with pytest.raises(
+        RunFolderError, match=r"has rounds and no checkpoint .* can be read; restore it, or start anew: fedfit run"
+    ):
+        folder.latest()
+
+
+def test_killed_before_the_first_checkpoint_it_begins_again(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, rounds=0)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    assert folder.latest() is None
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[]", "3", "null", '"text"', "[" * 100_000, '{"a":' * 100_000, b"\xff".decode("latin1")]
+)
+@pytest.mark.parametrize("name", ["partition.json", "environment.json"])
+def test_a_file_that_holds_no_object_is_named(name: str, text: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    (tmp_path / name).write_text(text, encoding="latin1")
+    with pytest.raises(RunFolderError, match=rf"{name} cannot be read \(.*\); restore it, or start anew: fedfit run"):
+        folder.read_object(name)
 
 
 def test_opening_sweeps_what_a_kill_left(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 import platform
@@ -21,8 +20,9 @@ from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.data.cache_folder import cache_folder
 from fedfit.data.partition import label_counts, partition
 from fedfit.data.sources import load_corpus
-from fedfit.data.tokenize import Samples, tokenize
+from fedfit.data.tokenize import tokenize
 from fedfit.errors import Fault, RecipeError
+from fedfit.experiment.fingerprint import data_digest
 from fedfit.models.cost import model_shape
 from fedfit.models.load import load_tokenizer
 from fedfit.models.split import build_split_model
@@ -100,7 +100,11 @@ def build(recipe: Recipe, device: torch.device | None = None) -> Experiment:
     if recipe.plan.policy != "none":
         simulation.clock = build_clock(simulation)
     counts = label_counts(parts, train.labels, len(corpus.label_names))
-    facts: dict[str, Any] = {"labels": list(corpus.label_names), "counts": counts.tolist(), "data": _fingerprint(train, test)}
+    facts: dict[str, Any] = {
+        "labels": list(corpus.label_names),
+        "counts": counts.tolist(),
+        "data": data_digest(train, test, parts),
+    }
     if recipe.partition.column:
         values = corpus.train.columns.get(recipe.partition.column)
         facts["devices"] = None if values is None else [sorted({values[index] for index in part}) for part in parts]
@@ -145,13 +149,3 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "byte_order": sys.byteorder,
     }
-
-
-def _fingerprint(train: Samples, test: Samples) -> str:
-    """Changes when a sample, a label or their order does."""
-    digest = hashlib.blake2b(digest_size=16)
-    for samples in (train, test):
-        for sample in samples.hashes:
-            digest.update(sample)
-        digest.update(samples.labels.tobytes())
-    return digest.hexdigest()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.aggregation.merged_base import folded
-from fedfit.errors import RunFolderError
 from fedfit.experiment.build import Experiment, build, environment, resolve_paths
+from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.validate import validate
 from fedfit.models.adapters import save_adapter
@@ -18,7 +18,7 @@ from fedfit.models.load import locate
 from fedfit.records import RoundRecord, RoundResult, Task
 from fedfit.settings import Recipe
 from fedfit.simulation.run import run
-from fedfit.tracking.memories import DeviceMemories
+from fedfit.tracking.needs import Fingerprint, Needs
 from fedfit.tracking.run_folder import RunFolder
 from fedfit.tracking.tensorboard import TensorBoard
 
@@ -32,11 +32,16 @@ class Session:
     """
 
     def __init__(
-        self, folder: RunFolder, experiment: Experiment, last: RoundResult | None, earlier: Sequence[RoundRecord]
+        self,
+        folder: RunFolder,
+        experiment: Experiment,
+        fingerprint: Fingerprint,
+        last: RoundResult | None = None,
+        earlier: Sequence[RoundRecord] = (),
     ) -> None:
-        self.folder, self.experiment, self.last, self.earlier = folder, experiment, last, earlier
+        self.folder, self.experiment, self.fingerprint, self.last, self.earlier = folder, experiment, fingerprint, last, earlier
         self.recipe = experiment.simulation.recipe
-        experiment.simulation.memories = DeviceMemories(folder.path / "devices")
+        experiment.simulation.memories = folder.memories
 
     @classmethod
     def start(cls, recipe: Recipe, path: Path, *, force: bool = False) -> Session:
@@ -51,29 +56,34 @@ class Session:
         experiment = build(recipe)
         folder = RunFolder.create(path, force=force)
         folder.describe(to_toml(recipe), environment(experiment.simulation.model.device), experiment.partition)
-        return cls(folder, experiment, None, ())
+        return cls(folder, experiment, _fingerprint(experiment))
 
     @classmethod
     def resume(cls, path: Path) -> Session:
         """Goes on from the newest checkpoint; lines of rounds that never finished are dropped.
 
         Raises:
-            FedfitError: when the folder is none of a run, is in use, or its data have changed.
+            FedfitError: when the folder is none of a run or is in use, or when anything that the run needs has changed or is
+                missing: recipe, data, weights, records, or what devices keep.
         """
         folder = RunFolder.open(path)
         try:
             file = str(path / "recipe.toml")
             recipe = parse_recipe(read_recipe(file), origin=file)
+            last = folder.latest()
+            needs = last.needs if last else Needs()
+            if last:
+                folder.refuse(changed_keys(needs.fingerprint, recipe))
             validate(recipe)
             experiment = build(recipe)
-            if folder.read_json("partition.json") != experiment.partition:
-                raise RunFolderError(f"the data of {path} have changed since it began; it cannot go on. Start a new run")
-            _warn_of_changes(folder.read_json("environment.json"), environment(experiment.simulation.model.device))
-            last = folder.checkpoints.latest()
-            rounds, devices = folder.rewind(last.record.round if last else -1)
+            now = _fingerprint(experiment)
+            changed = changed_contents(needs.fingerprint, now) if last else []
+            folder.refuse([*(changed or _partition_lost(folder, experiment)), *folder.lost(needs)])
+            _warn_of_changes(folder.read_object("environment.json"), environment(experiment.simulation.model.device))
+            rounds, devices = folder.rewind(last)
             if experiment.simulation.clock is not None:
                 experiment.simulation.clock.restore(devices)
-            return cls(folder, experiment, last, rounds)
+            return cls(folder, experiment, now, last, rounds)
         except BaseException:
             folder.close()
             raise
@@ -89,7 +99,7 @@ class Session:
         stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, _failed(self.earlier))
         try:
             for result in stream:
-                self.folder.write(result)
+                self.folder.write(result, self.fingerprint)
                 board.write(result.record)
                 self.last = result
                 yield result
@@ -114,6 +124,16 @@ class Session:
     def _enough(self, result: RoundResult) -> bool:
         target = self.recipe.training.target_accuracy
         return result.record.round >= self.recipe.federation.rounds or 0 < target <= result.record.test_accuracy
+
+
+def _fingerprint(experiment: Experiment) -> Fingerprint:
+    return fingerprint(experiment.simulation.recipe, experiment.partition, experiment.simulation.model)
+
+
+def _partition_lost(folder: RunFolder, experiment: Experiment) -> list[str]:
+    """Says that the file does not describe the data that were built, which a report would read from it."""
+    same = folder.read_object("partition.json") == experiment.partition
+    return [] if same else ["partition.json does not describe the data that the recipe names"]
 
 
 def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -175,6 +175,18 @@ def _readable(kind: Any) -> str:
     if kind is Draw:
         return f"a distribution such as {{uniform = [low, high]}} ({', '.join(DRAWS)})"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[kind]
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``section.key`` and value of every key of a TOML document; ``section[0].key`` in a list of tables."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for number, row in enumerate(value):
+                yield from flat(row, f"{prefix}{name}[{number}].")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def to_plain(value: Any) -> Any:

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor
 
+from fedfit.models.digest import config_facts, digest
 from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk_cache import TrunkCache
@@ -121,13 +121,6 @@ def open_trunk(model: SplitModel, settings: TrunkCacheSettings, folder: Path, pr
 
 def trunk_key(model: SplitModel, dtype: str, precision: str = "fp32") -> str:
     """32 hex digits over all that the states depend on beside the sample: the weights themselves, not the model's name."""
-    weights = xxhash.xxh3_128()
-    for name, tensor in model.trunk_state():
-        weights.update(name.encode())
-        weights.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-    config = model.config.to_dict()  # type: ignore[union-attr, operator]
-    shape = {name: config[name] for name in sorted(config) if isinstance(config[name], (int, float, str, bool))}
-    for unrelated in ("num_labels", "_name_or_path", "transformers_version", "dtype", "problem_type"):
-        shape.pop(unrelated, None)
-    parts = [weights.hexdigest(), shape, model.cut, dtype, precision, model.device.type, torch.__version__]
+    weights, facts = digest(model.trunk_state()), config_facts(model.config)
+    parts = [weights, facts, model.cut, dtype, precision, model.device.type, torch.__version__]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

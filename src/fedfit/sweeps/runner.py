@@ -13,10 +13,11 @@ from fedfit.errors import RunFolderError
 from fedfit.experiment.build import resolve_paths
 from fedfit.experiment.load import to_toml
 from fedfit.experiment.session import Session
+from fedfit.experiment.tables import flat
 from fedfit.experiment.validate import validate
 from fedfit.reports.read import read_run
 from fedfit.reports.tables import status
-from fedfit.sweeps.sweep import Run, Sweep, flat
+from fedfit.sweeps.sweep import Run, Sweep
 from fedfit.tracking.checkpoint import Checkpoints
 
 RUNS_FOLDER = "runs"

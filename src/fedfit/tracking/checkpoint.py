@@ -2,6 +2,8 @@
 
 A checkpoint is the last thing written for a round: once its name is there, the round is done; until then the round never
 happened. The newest two are kept, the older of them in case the newest is damaged on disk.
+
+A file is a line with the checksum of all that follows; a line of JSON, the head; and the state's tensors.
 """
 
 from __future__ import annotations
@@ -9,66 +11,89 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fedfit.atomic import write_atomic
 from fedfit.codecs.safetensors import SafetensorsCodec
 from fedfit.errors import UpdateRefused
 from fedfit.records import Packet, RoundRecord, RoundResult, ServerState
+from fedfit.tracking.needs import Needs
 
 log = logging.getLogger(__name__)
 
 _KEPT = 2
 _NAME = re.compile(r"round-(\d+)\.checkpoint")
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError, UpdateRefused)
+
+
+@dataclass(frozen=True)
+class Checkpoint(RoundResult):
+    """A round's result as it was read back, without its device lines, and what a run needs to go on from it."""
+
+    needs: Needs = field(default_factory=Needs)
 
 
 class Checkpoints:
-    """Checkpoints in ``folder``; one JSON line at the file's head has the round's record and the state's checksum."""
+    """Checkpoints in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._codec = SafetensorsCodec()
 
-    def save(self, result: RoundResult) -> None:
-        """Writes ``result`` and forgets all but the newest."""
+    def save(self, result: RoundResult, needs: Needs | None = None) -> None:
+        """Writes ``result`` with its ``needs``, and removes all but the newest."""
         self._folder.mkdir(exist_ok=True)
-        kept = result.state if isinstance(result.state, ServerState) else ServerState(result.state)
-        adapter = self._codec.encode(kept.adapter).payload
-        state = adapter + (save(dict(kept.tensors)) if kept.tensors else b"")
-        head = {
-            "record": result.record.to_json(),
-            "checksum": xxhash.xxh3_64_hexdigest(state),
-            "adapter_bytes": len(adapter),
-            "numbers": dict(kept.numbers),
-            "plain": kept is not result.state,
-        }
+        head, state = self._encode(result.state)
+        head |= {"record": result.record.to_json(), "needs": (needs or Needs()).to_json()}
+        body = json.dumps(head).encode() + b"\n" + state
         path = self._folder / f"round-{result.record.round:06d}.checkpoint"
-        write_atomic(path, json.dumps(head).encode() + b"\n" + state)
+        write_atomic(path, xxhash.xxh3_64_hexdigest(body).encode() + b"\n" + body)
         for _, path in self._found()[:-_KEPT]:
             path.unlink(missing_ok=True)
 
-    def latest(self) -> RoundResult | None:
+    def latest(self) -> Checkpoint | None:
         """The newest checkpoint that can be read, or ``None``."""
         for _, path in reversed(self._found()):
             try:
                 return self._read(path)
-            except (OSError, ValueError, KeyError, TypeError, UpdateRefused) as error:
+            except _DAMAGE as error:
                 log.warning("%s is damaged (%s); trying the one before", path.name, error)
         return None
 
-    def _read(self, path: Path) -> RoundResult:
-        line, _, state = path.read_bytes().partition(b"\n")
-        head = json.loads(line)
-        if head["checksum"] != xxhash.xxh3_64_hexdigest(state):
+    def remove_after(self, last_round: int) -> None:
+        """Removes the checkpoints of later rounds: a run that goes back past them drops what they need."""
+        for number, path in self._found():
+            if number > last_round:
+                path.unlink()
+
+    def _read(self, path: Path) -> Checkpoint:
+        checksum, _, body = path.read_bytes().partition(b"\n")
+        if checksum != xxhash.xxh3_64_hexdigest(body).encode():
             raise ValueError("its checksum does not fit")
+        line, _, state = body.partition(b"\n")
+        head = json.loads(line)
+        record, needs = RoundRecord.from_json(head["record"]), Needs.from_json(head["needs"])
+        return Checkpoint(record, (), self._decode(head, state), needs)
+
+    def _encode(self, state: Any) -> tuple[dict[str, Any], bytes]:
+        """A rule's state as entries of the head, and as bytes."""
+        kept = state if isinstance(state, ServerState) else ServerState(state)
+        adapter = self._codec.encode(kept.adapter).payload
+        head = {"adapter_bytes": len(adapter), "numbers": dict(kept.numbers), "plain": kept is not state}
+        return head, adapter + (save(dict(kept.tensors)) if kept.tensors else b"")
+
+    def _decode(self, head: dict[str, Any], state: bytes) -> Any:
+        """The inverse of ``_encode``."""
         size = head["adapter_bytes"]
-        kept = ServerState(
-            self._codec.decode(Packet(state[:size])), load(state[size:]) if len(state) > size else {}, head["numbers"]
-        )
-        return RoundResult(RoundRecord.from_json(head["record"]), (), kept.adapter if head["plain"] else kept)
+        tensors = load(state[size:]) if len(state) > size else {}
+        kept = ServerState(self._codec.decode(Packet(state[:size])), tensors, head["numbers"])
+        return kept.adapter if head["plain"] else kept
 
     def _found(self) -> list[tuple[int, Path]]:
         matches = [(_NAME.fullmatch(path.name), path) for path in self._folder.glob("*")]

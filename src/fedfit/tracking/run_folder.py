@@ -1,7 +1,8 @@
 """The run folder: what a run leaves behind, and from which it can go on.
 
 recipe.toml  environment.json  partition.json     written once, before the first round
-rounds.jsonl  devices.jsonl  tensorboard/         a line, or lines, a round
+rounds.jsonl  devices.jsonl                        a line, or lines, a round
+tensorboard/  mlflow/  wandb/                      the same numbers for trackers, as the recipe asks
 checkpoints/                                       the server's state; decides which rounds count
 devices/                                           what devices keep themselves, with rules that need it
 adapter/                                           PEFT's own format, with labels.json beside it
@@ -11,24 +12,26 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
 from fedfit.records import DeviceRecord, RoundRecord, RoundResult
-from fedfit.tracking.checkpoint import Checkpoints
+from fedfit.tracking.checkpoint import Checkpoint, Checkpoints
+from fedfit.tracking.lines import Lines
+from fedfit.tracking.memories import DeviceMemories
+from fedfit.tracking.needs import Fingerprint, Needs
 from fedfit.tracking.writing import writing
 
-_OURS = ("recipe.toml", "environment.json", "partition.json", "rounds.jsonl", "devices.jsonl", "report.html")
-_OUR_FOLDERS = ("tensorboard", "checkpoints", "adapter", "figures", "devices")
+_ROUNDS, _DEVICES = "rounds.jsonl", "devices.jsonl"
+_OURS = ("recipe.toml", "environment.json", "partition.json", _ROUNDS, _DEVICES, "report.html")
+_OUR_FOLDERS = ("tensorboard", "mlflow", "wandb", "checkpoints", "adapter", "figures", "devices")
 _LOCK = ".lock"
-
-_Record = TypeVar("_Record", RoundRecord, DeviceRecord)
+_SHOWN = 12  # lines of a message; a thousand devices may have lost what they kept
 
 
 class RunFolder:
@@ -37,6 +40,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = Checkpoints(path / "checkpoints")
+        self.memories = DeviceMemories(path / "devices")
+        self._rounds = Lines(path / _ROUNDS, RoundRecord)
+        self._devices = Lines(path / _DEVICES, DeviceRecord)
         self._lock: BinaryIO | None = None
 
     @classmethod
@@ -101,39 +107,73 @@ class RunFolder:
             write_atomic(self.path / "partition.json", _pretty(partition))
             write_atomic(self.path / "recipe.toml", recipe.encode())
 
-    def read_json(self, name: str) -> Any:
-        """A JSON file of the folder.
+    def read_object(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file of the folder.
 
         Raises:
-            RunFolderError: when it cannot be read.
+            RunFolderError: when it cannot be read, or holds something else.
         """
+        path = self.path / name
         try:
-            return json.loads((self.path / name).read_bytes())
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.path / name} cannot be read: {error}") from error
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunFolderError(f"{path} cannot be read ({error}); {self._remedy}") from error
+        if not isinstance(found, dict):
+            raise RunFolderError(f"{path} cannot be read (it holds no JSON object); {self._remedy}")
+        return found
 
-    def write(self, result: RoundResult) -> None:
+    def write(self, result: RoundResult, fingerprint: Fingerprint) -> None:
         """Records a round: its lines first, then the checkpoint that makes them count."""
         with writing(self.path):
-            _append(self.path / "devices.jsonl", result.devices)
-            _append(self.path / "rounds.jsonl", [result.record])
-            self.checkpoints.save(result)
+            self._devices.append(result.devices)
+            self._rounds.append([result.record])
+            records = {_ROUNDS: self._rounds.mark, _DEVICES: self._devices.mark}
+            self.checkpoints.save(result, Needs(fingerprint, records, self.memories.marks()))
 
-    def rewind(self, last_round: int) -> tuple[list[RoundRecord], list[DeviceRecord]]:
-        """Drops lines of rounds after ``last_round``, whole or torn; returns the lines that stay.
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint; ``None`` for a run that was stopped before its first one.
 
         Raises:
-            RunFolderError: for a line that is whole and yet none of ours.
+            RunFolderError: when rounds are recorded and no checkpoint can be read.
         """
-        with writing(self.path):
-            devices = self._rewind("devices.jsonl", DeviceRecord, last_round)
-            return self._rewind("rounds.jsonl", RoundRecord, last_round), devices
+        found = self.checkpoints.latest()
+        rounds = self.path / _ROUNDS
+        if found is None and rounds.is_file() and rounds.read_bytes().count(b"\n") > 1:
+            raise RunFolderError(f"{rounds} has rounds and no checkpoint of {self.path} can be read; {self._remedy}")
+        return found
 
-    def _rewind(self, name: str, kind: type[_Record], last_round: int) -> list[_Record]:
-        path = self.path / name
-        kept = [line for line in _whole_lines(path, kind) if line.round <= last_round]
-        write_atomic(path, b"".join(_line(line) for line in kept))
-        return kept
+    def lost(self, needs: Needs) -> list[str]:
+        """What is missing or changed of the records and memories that ``needs`` names, in words, a line each."""
+        found = [self._rounds.lost(needs.records.get(_ROUNDS)), self._devices.lost(needs.records.get(_DEVICES))]
+        return [*(words for words in found if words), *self.memories.lost(needs.memories)]
+
+    def refuse(self, lost: Sequence[str]) -> None:
+        """Names what a resumed run misses.
+
+        Raises:
+            RunFolderError: with all of ``lost``, unless it is empty.
+        """
+        shown = [*lost[:_SHOWN], *([f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else [])]
+        if lost:
+            reasons = "".join(f"\n  {words}" for words in shown)
+            raise RunFolderError(f"{self.path} cannot go on, since what it needs has changed:{reasons}\n{self._remedy}")
+
+    def rewind(self, last: Checkpoint | None) -> tuple[list[RoundRecord], list[DeviceRecord]]:
+        """Goes back to ``last``, or to before the first round: drops later lines, whole or torn, and later memories.
+
+        Returns:
+            The records that stay.
+        """
+        needs = last.needs if last else Needs()
+        with writing(self.path):
+            self.checkpoints.remove_after(last.record.round if last else -1)
+            self.memories.rewind(needs.memories)
+            devices = self._devices.rewind(needs.records.get(_DEVICES))
+            return self._rounds.rewind(needs.records.get(_ROUNDS)), devices
+
+    @property
+    def _remedy(self) -> str:
+        return f"restore it, or start anew: fedfit run {self.path / 'recipe.toml'} --out {self.path} --force"
 
     def save_adapter(self, save: Callable[[Path], None], labels: tuple[str, ...]) -> Path:
         """Writes ``adapter/`` through ``save`` under another name, then puts it in place."""
@@ -177,33 +217,3 @@ class RunFolder:
 
 def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def _line(record: RoundRecord | DeviceRecord) -> bytes:
-    """JSON has no NaN and no infinity: what is not finite was not measured."""
-    return json.dumps(_finite(record.to_json()), allow_nan=False).encode() + b"\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _append(path: Path, records: Sequence[RoundRecord | DeviceRecord]) -> None:
-    with path.open("ab") as file:
-        file.write(b"".join(_line(record) for record in records))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _whole_lines(path: Path, kind: type[_Record]) -> list[_Record]:
-    if not path.exists():
-        return []
-    lines = []
-    for raw in path.read_bytes().split(b"\n")[:-1]:  # what follows the last newline was never finished
-        try:
-            lines.append(kind.from_json(json.loads(raw)))
-        except (ValueError, TypeError) as error:
-            raise RunFolderError(f"{path} is damaged: {raw[:80]!r} is not a line of it; restore it") from error
-    return lines
