@@ -187,6 +187,15 @@ class TrunkCacheSettings:
 
 
 @dataclass(frozen=True)
+class TrackingSettings:
+    """Where the numbers of each round go beside the run folder's own files."""
+
+    sinks: tuple[str, ...] = key(
+        ("tensorboard",), "trackers to write to: `tensorboard`, `mlflow`, `wandb`; the latter two need an extra package"
+    )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole run. Sections are the tables of the TOML file."""
 
@@ -199,6 +208,7 @@ class Recipe:
     federation: FederationSettings = field(default_factory=FederationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     trunk_cache: TrunkCacheSettings = field(default_factory=TrunkCacheSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
     channel: ChannelSettings = field(default_factory=ChannelSettings)

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fedfit.experiment.load import parse_recipe, to_toml
+from fedfit.tracking.sinks.table import SINKS
+from tests.tracking.test_sinks import READERS
 from tests.trajectories.process import AtStep, AtSync, fedfit
 from tests.trajectories.world import LETTERS, STEPS_A_ROUND, World, lines, outcome, resume
 
@@ -159,7 +161,7 @@ def _events(run: Path) -> dict[str, list[tuple[int, float]]]:
 def _expected_events(run: Path) -> dict[str, list[tuple[int, Any]]]:
     """The lines of ``rounds.jsonl``, to the float32 of an event."""
     rows = lines(run / "rounds.jsonl")
-    names = set(rows[0]) - {"round", "devices", "refused"}
+    names = set(rows[0]) - {"round"}
     measured = {name: [row for row in rows if row[name] is not None] for name in names}
     return {name: [(row["round"], pytest.approx(row[name])) for row in measured[name]] for name in names}
 
@@ -184,3 +186,24 @@ def test_tensorboard_after_a_kill(point: AtStep | AtSync, world: World, tmp_path
     resume(run)
     assert _events(run) == _expected_events(run)
     assert len(_events(run)["test_accuracy"]) == 4
+
+
+@pytest.mark.parametrize("sinks", [(), ("tensorboard",), ("mlflow",), ("wandb",)], ids=str)
+def test_trackers_change_no_result_and_may_be_added_later(
+    sinks: tuple[str, ...], world: World, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rounds without any, the last one with; the tracker then has all of them."""
+    missing = [name for name in sinks if not SINKS[name].is_installed()]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed: pip install 'fedfit[{missing[0]}]'")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = world.run(tmp_path / "run", "federation.rounds=2", "tracking.sinks=[]")
+    assert not [name for name in SINKS if (run / name).exists()]
+    text = (run / "recipe.toml").read_text().replace("\nrounds = 2", "\nrounds = 3")
+    (run / "recipe.toml").write_text(text.replace("sinks = []", f"sinks = {list(sinks)}"))
+    resumed, whole = outcome(resume(run)), outcome(reference)
+    assert (resumed["rounds"], resumed["devices"], resumed["adapter"]) == (whole["rounds"], whole["devices"], whole["adapter"])
+    assert [name for name in SINKS if (run / name).exists()] == list(sinks)
+    for name in sinks:
+        wanted = [(row["round"], pytest.approx(row["test_accuracy"])) for row in lines(run / "rounds.jsonl")]
+        assert READERS[name][0](run, "test_accuracy") == wanted

@@ -29,6 +29,7 @@ FREE_KEYS: Mapping[str, str] = MappingProxyType(
         "training.target_accuracy": "only says when to stop",
         "federation.max_failed_rounds": "only says when to stop",
         "federation.rounds": "only says when to stop, where the learning rate is constant",
+        "tracking.sinks": "where the numbers are written to as well",
     }
 )
 """The keys of a recipe that may change between the rounds of one run, and why. All others decide what a round computes."""

@@ -20,7 +20,8 @@ from fedfit.settings import Recipe
 from fedfit.simulation.run import run
 from fedfit.tracking.needs import Fingerprint, Needs
 from fedfit.tracking.run_folder import RunFolder
-from fedfit.tracking.tensorboard import TensorBoard
+from fedfit.tracking.sinks.contract import TrackedRun
+from fedfit.tracking.sinks.table import Sinks
 
 log = logging.getLogger(__name__)
 
@@ -95,18 +96,19 @@ class Session:
 
     def results(self) -> Iterator[RoundResult]:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
-        board = TensorBoard(self.folder.path, self.earlier)
+        tracked = TrackedRun(self.folder.path, self.recipe.name, self.fingerprint.recipe)
+        sinks = Sinks(self.recipe.tracking.sinks, tracked, self.earlier)
         stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, _failed(self.earlier))
         try:
             for result in stream:
                 self.folder.write(result, self.fingerprint)
-                board.write(result.record)
+                sinks.write(result.record)
                 self.last = result
                 yield result
                 if self._enough(result):
                     break
         finally:
-            board.close()
+            sinks.close()
             self.save_adapter()
 
     def save_adapter(self) -> Path | None:

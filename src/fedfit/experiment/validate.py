@@ -10,6 +10,7 @@ from fedfit.experiment.fleet_faults import plan_faults
 from fedfit.experiment.limits import limit_faults
 from fedfit.experiment.rank_faults import rank_faults
 from fedfit.experiment.rule_faults import rule_faults
+from fedfit.experiment.tracking_faults import missing_packages, unknown_sinks
 from fedfit.settings import FILE_SOURCES, Recipe
 
 
@@ -22,6 +23,7 @@ def validate(recipe: Recipe) -> None:
         RecipeError: with every fault found.
     """
     faults = [*key_faults(recipe), *_data(recipe), *_federation(recipe), *plan_faults(recipe), *rule_faults(recipe)]
+    faults += missing_packages(recipe)
     told = {fault.key for fault in faults}
     faults += [fault for fault in _against_model(recipe) if fault.key not in told]
     if faults:
@@ -35,7 +37,7 @@ def validate_offline(recipe: Recipe) -> list[Fault]:
 
 def key_faults(recipe: Recipe) -> list[Fault]:
     """The faults of single keys, whatever the others hold."""
-    return [*limit_faults(recipe), *_name(recipe), *_rule(recipe), *_adapter(recipe), *_cache(recipe)]
+    return [*limit_faults(recipe), *_name(recipe), *_rule(recipe), *_adapter(recipe), *_cache(recipe), *unknown_sinks(recipe)]
 
 
 def _name(recipe: Recipe) -> Iterator[Fault]:
