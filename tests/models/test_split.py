@@ -309,8 +309,9 @@ def test_dropout_in_the_tail_is_that_of_the_whole_model(
     ours = draws(split, 4000)
     whole = whole_model(split, base_folder, tmp_path / "adapter").train()
     base = whole.get_base_model()
-    split.family.encoder(base).get_submodule("embeddings").eval()
-    for layer in split.family.layers(base)[:-1]:
+    encoder = base.get_submodule(split.family.encoder)
+    encoder.get_submodule("embeddings").eval()
+    for layer in list(encoder.get_submodule(split.family.layers).children())[:-1]:
         layer.eval()
     ids, mask, _ = padded_batch(SAMPLES, [0])
     with torch.no_grad():

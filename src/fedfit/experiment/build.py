@@ -23,7 +23,7 @@ from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import tokenize
 from fedfit.errors import Fault, RecipeError
 from fedfit.experiment.fingerprint import data_digest
-from fedfit.models.cost import model_shape
+from fedfit.models.cost import adapted_shape
 from fedfit.models.load import load_tokenizer
 from fedfit.models.split import build_split_model
 from fedfit.models.trunk import open_trunk
@@ -121,7 +121,7 @@ def build_clock(simulation: Simulation) -> FleetClock:
     work = WorkModel(
         recipe=recipe,
         fleet=fleet,
-        shape=model_shape(model.config, recipe.adapter, int(model.config.num_labels)),  # type: ignore[union-attr, arg-type]
+        shape=adapted_shape(model.shape, recipe.adapter),
         lengths=device_lengths(simulation.train, simulation.parts),
         uplink=uplink_traffic(*packets),
         downlink=downlink_traffic(*packets),

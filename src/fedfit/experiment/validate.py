@@ -141,6 +141,7 @@ def _adapter(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _against_model(recipe: Recipe) -> Iterator[Fault]:
+    from fedfit.models.families import family_of
     from fedfit.models.layers import select_layers
     from fedfit.models.load import load_config
 
@@ -149,13 +150,17 @@ def _against_model(recipe: Recipe) -> Iterator[Fault]:
     except ModelError as error:
         yield Fault("model.name", recipe.model.name, str(error))
         return
+    shape = family_of(config.model_type).shape(config, config.num_labels)
     try:
-        select_layers(recipe.adapter.layers, config.num_hidden_layers)
+        select_layers(recipe.adapter.layers, shape.layers)
     except ValueError as error:
         yield Fault("adapter.layers", recipe.adapter.layers, str(error))
-    if recipe.adapter.rank > config.hidden_size:
-        remedy = f"the model's matrices have {config.hidden_size} rows; a higher rank than that adds nothing"
+    for target in recipe.adapter.targets:
+        if target not in shape.matrices:
+            yield Fault("adapter.targets", target, choose(target, tuple(shape.matrices)))
+    sizes = [min(shape.matrices[target].size) for target in recipe.adapter.targets if target in shape.matrices]
+    if sizes and recipe.adapter.rank > max(sizes):
+        remedy = f"the model's matrices have {max(sizes)} rows; a higher rank than that adds nothing"
         yield Fault("adapter.rank", recipe.adapter.rank, remedy)
-    longest = config.max_position_embeddings - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
-    if recipe.data.max_tokens > longest:
-        yield Fault("data.max_tokens", recipe.data.max_tokens, f"the model reads at most {longest} tokens")
+    if recipe.data.max_tokens > shape.longest:
+        yield Fault("data.max_tokens", recipe.data.max_tokens, f"the model reads at most {shape.longest} tokens")

@@ -19,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from fedfit.errors import UpdateRefused
-from fedfit.models.families import Family
+from fedfit.models.family import Family
 from fedfit.models.fused_lora import FusedLora
 from fedfit.models.peft_files import CARD, describe_sizes
 from fedfit.models.resident_pair import ResidentPair
@@ -36,15 +36,16 @@ def inject(model: nn.Module, family: Family, settings: AdapterSettings, layers: 
     The head is always saved with the adapter, also when frozen: a fresh head cannot be had from anywhere else.
     """
     ends = [family.targets[target] for target in settings.targets]
+    pattern = family.layers.rpartition(".")[2]
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=settings.rank,
         lora_alpha=settings.alpha,
         use_rslora=settings.scaling == "alpha/sqrt(r)",
         lora_dropout=settings.dropout,
-        target_modules=[f"layer.{layer}.{end}" for layer in layers for end in ends],
+        target_modules=[f"{pattern}.{layer}.{end}" for layer in layers for end in ends],
         layers_to_transform=list(layers),
-        layers_pattern="layer",
+        layers_pattern=pattern,
         modules_to_save=list(family.head_modules),
     )
     config._register_custom_module({nn.Linear: FusedLora})

@@ -2,14 +2,15 @@
 
 Counted as ``torch.utils.flop_counter.FlopCounterMode`` does: two operations for a multiply-add, matrix products and attention
 alone; not element-wise work, norms, softmax, embeddings or the optimiser. ``tests/models/test_cost.py`` holds the counts to
-torch's own, to the integer. What is and is not done (``split.py``, ``first_token.py``, ``fused_lora.py``):
+torch's own, to the integer. What is and is not done (``split.py``, ``last_layer.py``, ``fused_lora.py``):
 
 - the trunk goes forward only; nothing below the first adapted matrix gets a gradient, and no frozen weight does;
 - a layer above the cut passes gradients through, adapted or not;
-- the last layer is computed at its first token; keys and values of the other tokens are never made, unless LoRA's own dropout
-  acts on them;
-- attention's backward pass is the fused kernel's: the scores once more, and all three gradients. Where there is none (on a CPU
-  with ``training.dropout``) the scores are kept, and a layer does ``2·n²·hidden`` less than counted, the lowest perhaps more.
+- the last layer is computed at the positions that the task reads; where that is one a row, keys and values of the other tokens
+  are never made, unless LoRA's own dropout acts on them;
+- attention's backward pass is the fused kernel's: the scores once more, and all three gradients. A family without a fused kernel
+  keeps the scores and makes only the gradients that are asked for. So does a fused one on a CPU with ``training.dropout``, which
+  is not counted: a layer does ``2·n²·hidden`` less than counted, the lowest perhaps more.
 
 A product of rank r has r as one of its three dimensions, so every count is affine in the rank. Tokens are those that are
 computed: the tail takes a padded batch, so a sample there costs as much as the longest of its batch; the trunk takes batches of
@@ -18,12 +19,14 @@ one length. The copies that fill up a trunk batch below 64 tokens are not counte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fedfit.models.cost import ModelShape, head_matrices
+from fedfit.models.cost import AdaptedShape
+from fedfit.models.shape import Matrix, ModelShape
 
 Count = Any
 """An ``int``, or an ``int64`` array with one number a sample."""
@@ -44,7 +47,7 @@ class Affine:
         return Affine(self.fixed + other.fixed, self.per_rank + other.per_rank)
 
 
-def step_flops(shape: ModelShape, tokens: int | np.ndarray, trunk: bool) -> Affine:
+def step_flops(shape: AdaptedShape, tokens: int | np.ndarray, trunk: bool, positions: int = 1) -> Affine:
     """One sample's forward and backward pass in the tail, with the trunk's forward pass when ``trunk`` is true.
 
     A step over a batch costs the sum over its samples and ``batch_flops`` once. Where a batch is padded, give ``tokens`` of the
@@ -52,30 +55,31 @@ def step_flops(shape: ModelShape, tokens: int | np.ndarray, trunk: bool) -> Affi
 
     Args:
         tokens: of the sample; one number, or an array with one a sample, of which the answer is an array alike.
+        positions: read by the task in each row.
     """
-    return _tail(shape, _whole(tokens), train=True) + _trunk_if(trunk, shape, tokens)
+    return _tail(shape, _whole(tokens), positions, train=True) + _trunk_if(trunk, shape, tokens)
 
 
-def evaluation_flops(shape: ModelShape, tokens: int | np.ndarray, trunk: bool) -> Affine:
+def evaluation_flops(shape: AdaptedShape, tokens: int | np.ndarray, trunk: bool, positions: int = 1) -> Affine:
     """One sample's forward pass in the tail, without gradients; else as ``step_flops``, with ``evaluation_batch_flops``."""
-    return _tail(shape, _whole(tokens), train=False) + _trunk_if(trunk, shape, tokens)
+    return _tail(shape, _whole(tokens), positions, train=False) + _trunk_if(trunk, shape, tokens)
 
 
-def trunk_flops(shape: ModelShape, tokens: int | np.ndarray) -> Count:
-    """One sample's forward pass through the trunk; 0 when only the embeddings lie below the cut."""
+def trunk_flops(shape: AdaptedShape, tokens: int | np.ndarray) -> Count:
+    """One sample's forward pass through the trunk; with the cut at 0 the maps of the embeddings, where a family has some."""
     count = _whole(tokens)
-    layer = _layer(shape, frozenset(), count, passes=False, train=False)[0]
-    return shape.cut * layer.fixed + count * 0
+    layer = _layer(shape.model, frozenset(), count, passes=False, train=False)[0]
+    return shape.cut * layer.fixed + count * sum(2 * matrix.outputs * matrix.inputs for matrix in shape.model.embedding)
 
 
-def batch_flops(shape: ModelShape) -> Affine:
-    """What a training step does once, however many samples: the last layer's ``W0 + s·B·A`` for key and value, both ways."""
-    return Affine(0, 0) if _plain_attention(shape, train=True) else _effective_weights(shape, train=True)
+def batch_flops(shape: AdaptedShape, positions: int = 1) -> Affine:
+    """A training step's cost whatever its samples: the last layer's ``W0 + s·B·A`` for key and value, both ways."""
+    return _effective_weights(shape, positions, train=True)
 
 
-def evaluation_batch_flops(shape: ModelShape) -> Affine:
-    """What a batch of the evaluation does once; see ``batch_flops``."""
-    return _effective_weights(shape, train=False)
+def evaluation_batch_flops(shape: AdaptedShape, positions: int = 1) -> Affine:
+    """An evaluation batch's cost whatever its samples; see ``batch_flops``."""
+    return _effective_weights(shape, positions, train=False)
 
 
 def _whole(tokens: int | np.ndarray) -> Count:
@@ -83,79 +87,89 @@ def _whole(tokens: int | np.ndarray) -> Count:
     return tokens.astype(np.int64) if isinstance(tokens, np.ndarray) else int(tokens)
 
 
-def _trunk_if(wanted: bool, shape: ModelShape, tokens: int | np.ndarray) -> Affine:
+def _trunk_if(wanted: bool, shape: AdaptedShape, tokens: int | np.ndarray) -> Affine:
     return Affine(trunk_flops(shape, tokens) if wanted else 0, 0)
 
 
-def _tail(shape: ModelShape, tokens: Count, train: bool) -> Affine:
+def _tail(shape: AdaptedShape, tokens: Count, positions: int, train: bool) -> Affine:
     total, passes = Affine(tokens * 0, tokens * 0), False
-    for number in range(shape.cut, shape.layers - 1):
-        layer, passes = _layer(shape, shape.targets_of(number), tokens, passes, train)
+    for number in range(shape.cut, shape.model.layers - 1):
+        layer, passes = _layer(shape.model, shape.targets_of(number), tokens, passes, train)
         total += layer
-    return total + _last_layer(shape, tokens, passes, train) + _head(shape, train)
+    return total + _last_layer(shape, tokens, positions, passes, train) + _head(shape, positions, train)
 
 
-def _layer(shape: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool, train: bool) -> tuple[Affine, bool]:
+def _layer(model: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool, train: bool) -> tuple[Affine, bool]:
     """A layer over all its tokens, and whether its output has a gradient; ``passes``: whether its input has."""
     total = Affine(0, 0)
-    for target in ("query", "key", "value"):
-        total += _linear(tokens, shape.matrix(target), passes, target in adapted, train)
-    attended = passes or _trains(adapted, ("query", "key", "value"), train)
-    total += _attention(tokens, tokens, shape.hidden, attended)
-    rest, passes_on = _after_attention(shape, adapted, tokens, attended, train)
+    for matrix in model.projections:
+        total += _linear(tokens, matrix, passes, matrix.name in adapted, train)
+    gradients = [passes or _trains(adapted, matrix, train) for matrix in model.projections]
+    total += _attention(tokens, tokens, model.width, gradients, model.fused)
+    rest, passes_on = _after_attention(model, adapted, tokens, any(gradients), train)
     return total + rest, passes_on
 
 
-def _last_layer(shape: ModelShape, tokens: Count, passes: bool, train: bool) -> Affine:
-    """The last layer at its first token. There always is a gradient behind it: some layer below or itself is adapted."""
-    adapted = shape.targets_of(shape.layers - 1)
-    total = _linear(1, shape.matrix("query"), passes, "query" in adapted, train)
-    if _plain_attention(shape, train):
-        for target in ("key", "value"):
-            total += _linear(tokens, shape.matrix(target), passes, target in adapted, train)
-        total += _attention(1, tokens, shape.hidden, True)  # plain only in training, with key or value adapted
+def _last_layer(shape: AdaptedShape, tokens: Count, positions: int, passes: bool, train: bool) -> Affine:
+    """The last layer at ``positions``. Its output has a gradient in any case: some layer below or itself is adapted."""
+    model, adapted = shape.model, shape.targets_of(shape.model.layers - 1)
+    query, *others = model.projections
+    total = _linear(positions, query, passes, query.name in adapted, train)
+    gradients = [passes or _trains(adapted, matrix, train) for matrix in model.projections]
+    if _makes_keys(shape, positions, train):
+        for matrix in others:
+            total += _linear(tokens, matrix, passes, matrix.name in adapted, train)
+        total += _attention(positions, tokens, model.width, gradients, fused=True)
     else:
-        total += _first_token_attention(shape, adapted, tokens, passes, train)
-    attended = passes or _trains(adapted, ("query", "key", "value"), train)
-    return total + _after_attention(shape, adapted, 1, attended, train)[0]
+        total += _attention_from_one(model, adapted, tokens, passes, train)
+    return total + _after_attention(model, adapted, positions, any(gradients), train)[0]
 
 
-def _after_attention(shape: ModelShape, adapted: frozenset[str], rows: Count, passes: bool, train: bool) -> tuple[Affine, bool]:
+def _after_attention(
+    model: ModelShape, adapted: frozenset[str], rows: Count, passes: bool, train: bool
+) -> tuple[Affine, bool]:
     total = Affine(0, 0)
-    for target in ("attention_output", "intermediate", "output"):
-        total += _linear(rows, shape.matrix(target), passes, target in adapted, train)
-        passes = passes or _trains(adapted, (target,), train)
+    for stage in model.stages:
+        for matrix in stage:
+            total += _linear(rows, matrix, passes, matrix.name in adapted, train)
+        passes = passes or any(_trains(adapted, matrix, train) for matrix in stage)
     return total, passes
 
 
-def _first_token_attention(shape: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool, train: bool) -> Affine:
-    """The four products of ``first_token.first_token_attention``, in its order; each flag is a factor with a gradient."""
-    square, sweep = 2 * shape.hidden**2, 2 * shape.heads * shape.hidden * tokens
-    row = passes or _trains(adapted, ("query",), train)
-    direction = row or _trains(adapted, ("key",), train)  # and with it scores, shares and the mix of the tokens
-    total = _product(square, row, _trains(adapted, ("key",), train))
-    total += 2 * _product(sweep, direction, passes)
-    total += _product(square, direction, _trains(adapted, ("value",), train))
-    return Affine(total, 0)
+def _attention_from_one(model: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool, train: bool) -> Affine:
+    """The four products of ``last_layer._attend_from_one``, in its order; each flag is a factor with a gradient."""
+    trains_query, trains_key, trains_value = (_trains(adapted, matrix, train) for matrix in model.projections)
+    project, sweep = 2 * model.width * model.hidden, 2 * model.heads * model.hidden * tokens
+    row = passes or trains_query
+    direction = row or trains_key  # and with it scores, shares and the mix of the tokens
+    total = _product(project, row, trains_key) + 2 * _product(sweep, direction, passes)
+    return Affine(total + _product(project, direction, trains_value), 0)
 
 
-def _effective_weights(shape: ModelShape, train: bool) -> Affine:
-    adapted = shape.targets_of(shape.layers - 1) & {"key", "value"}
-    return Affine(0, len(adapted) * _product(2 * shape.hidden**2, train, train))
+def _effective_weights(shape: AdaptedShape, positions: int, train: bool) -> Affine:
+    if _makes_keys(shape, positions, train):
+        return Affine(0, 0)
+    adapted = shape.targets_of(shape.model.layers - 1)
+    sizes = (2 * matrix.outputs * matrix.inputs for matrix in shape.model.projections[1:] if matrix.name in adapted)
+    return Affine(0, sum(_product(size, train, train) for size in sizes))
 
 
-def _plain_attention(shape: ModelShape, train: bool) -> bool:
-    return train and shape.drops_input and bool(shape.targets_of(shape.layers - 1) & {"key", "value"})
+def _makes_keys(shape: AdaptedShape, positions: int, train: bool) -> bool:
+    """Whether the last layer makes keys and values of all tokens."""
+    adapted = shape.targets_of(shape.model.layers - 1)
+    dropped = train and shape.drops_input and any(matrix.name in adapted for matrix in shape.model.projections[1:])
+    return positions > 1 or dropped
 
 
-def _head(shape: ModelShape, train: bool) -> Affine:
-    pooler = _product(2 * shape.hidden**2, train) if shape.family == "bert" else 0
-    maps = (_product(2 * d * k, train, train and shape.head_trained) for d, k in head_matrices(shape))
-    return Affine(pooler + sum(maps), 0)
+def _head(shape: AdaptedShape, positions: int, train: bool) -> Affine:
+    pooler = sum(_product(2 * matrix.outputs * matrix.inputs, train) for matrix in shape.model.pooler)
+    weights = train and shape.head_trained
+    head = sum(_product(2 * matrix.outputs * matrix.inputs, train, weights) for matrix in shape.model.head)
+    return Affine(positions * (pooler + head), 0)
 
 
-def _trains(adapted: frozenset[str], targets: tuple[str, ...], train: bool) -> bool:
-    return train and not adapted.isdisjoint(targets)
+def _trains(adapted: frozenset[str], matrix: Matrix, train: bool) -> bool:
+    return train and matrix.name in adapted
 
 
 def _product(operations: Count, *gradients: bool) -> Count:
@@ -163,22 +177,27 @@ def _product(operations: Count, *gradients: bool) -> Count:
     return operations * (1 + sum(gradients))
 
 
-def _linear(rows: Count, matrix: tuple[int, int], passes: bool, lora: bool, train: bool) -> Affine:
+def _linear(rows: Count, matrix: Matrix, passes: bool, lora: bool, train: bool) -> Affine:
     """A frozen map over ``rows`` rows ``x`` and, with ``lora``, ``u = x Aᵀ`` and ``u Bᵀ``.
 
     Args:
-        matrix: output and input dimension ``(d, k)``.
         passes: whether ``x`` has a gradient.
         train: whether A and B, and with them u, have one.
     """
-    d, k = matrix
+    d, k = matrix.size
     low_rank = _product(2 * rows * k, passes, train) + _product(2 * rows * d, train, train) if lora else 0
     return Affine(_product(2 * rows * d * k, passes), low_rank)
 
 
-def _attention(queries: Count, tokens: Count, hidden: int, passes: bool) -> Affine:
-    """Scores and mix over all heads, two products; backward five, as the fused kernel makes the scores anew.
+def _attention(queries: Count, tokens: Count, width: int, gradients: Sequence[bool], fused: bool) -> Affine:
+    """Scores and mix over all heads, two products, and those of the backward pass.
 
-    It makes the gradients of query, key and value when ``passes``, that is when one of them is asked for, or none.
+    The fused kernel makes the scores anew and the gradients of query, key and value when one of them is asked for: five. Without
+    it, each gradient that is asked for is a product, and the shares have one with the query or the key.
+
+    Args:
+        gradients: whether query, key and value have one.
     """
-    return Affine(2 * queries * tokens * hidden * (7 if passes else 2), 0)
+    query, key, value = gradients
+    backward = 5 * any(gradients) if fused else query + key + value + (query or key)
+    return Affine(2 * queries * tokens * width * (2 + backward), 0)

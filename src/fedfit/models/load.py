@@ -64,7 +64,7 @@ def load_model(name: str, labels: int, seed: int) -> nn.Module:
             AutoModelForSequenceClassification,
             name,
             config=config,
-            attn_implementation="sdpa",
+            attn_implementation=family_of(config.model_type).kernel,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # a head saved for another number of labels is replaced by a fresh one
         )

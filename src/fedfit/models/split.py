@@ -13,7 +13,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from fedfit.models.adapters import AdapterState, inject
-from fedfit.models.families import Family, attention_mask, family_of
+from fedfit.models.families import family_of
+from fedfit.models.family import Family
+from fedfit.models.last_layer import LayerInputs, Positions, attention_mask, last_layer, token_index
 from fedfit.models.layers import select_layers
 from fedfit.models.load import load_model
 from fedfit.models.packed import can_pack, pack_frozen
@@ -33,12 +35,12 @@ class SplitModel:
         self.cut = layers[0]
         self.base: nn.Module = model.get_base_model()
         self.config = self.base.config
-        self.hidden_size = int(self.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self.shape = family.shape(self.config, int(self.config.num_labels))  # type: ignore[union-attr, arg-type]
+        self.hidden_size = self.shape.hidden
         self.adapter = AdapterState(model, family)
-        self._encoder = family.encoder(self.base)
-        stack = family.layers(self.base)
-        self._trunk_layers = list(stack[: self.cut])
-        self._tail_layers = list(stack[self.cut :])
+        self._encoder = self.base.get_submodule(family.encoder)
+        stack = list(self._encoder.get_submodule(family.layers).children())
+        self._trunk_layers, self._tail_layers = stack[: self.cut], stack[self.cut :]
         if can_pack(device):  # the tail alone: the trunk's rows must not depend on how many there are
             for layer in self._tail_layers:
                 pack_frozen(layer)
@@ -62,27 +64,46 @@ class SplitModel:
         cache holds does not depend on who filled it.
         """
         hidden = self.family.embed(self._encoder, ids, types)
+        inputs = self._inputs(hidden, None)
         for layer in self._trunk_layers:
-            hidden = layer(hidden, None)
+            hidden = self.family.layer(layer, hidden, inputs)
         return hidden
 
-    def tail(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states at the cut ``(batch, tokens, hidden)``, padded at the end, and lengths ``(batch,)`` → logits.
+    def tail(self, hidden: Tensor, lengths: Tensor, positions: Positions | None = None) -> Tensor:
+        """Logits of the head at the positions that the task reads; the last layer computes these alone.
 
-        The head reads the first token alone, so the last layer computes that one only.
+        Args:
+            hidden: states at the cut ``(batch, tokens, hidden)``, padded at the end.
+            lengths: tokens of each row, ``(batch,)``.
+            positions: that the task reads; by default the one that transformers' classifier of this family reads.
+
+        Returns:
+            ``(batch, labels)`` for the first or the last token, ``(batch, positions, labels)`` for indices.
         """
-        mask = attention_mask(lengths)
+        states = self.states(hidden, lengths, positions)
+        pooled = self.family.pool(self.base, states.flatten(0, 1)[:, None])
+        logits = self.family.head(self.base, pooled)
+        return logits.unflatten(0, states.shape[:2]) if isinstance(positions, Tensor) else logits
+
+    def states(self, hidden: Tensor, lengths: Tensor, positions: Positions | None = None) -> Tensor:
+        """The last layer's output at ``positions``, ``(batch, positions, hidden)``; arguments as ``tail`` has them."""
+        inputs = self._inputs(hidden, lengths)
         for layer in self._tail_layers[:-1]:
-            hidden = layer(hidden, mask)
-        first = self.family.first_token_layer(self._tail_layers[-1], hidden, mask)
-        return self.family.classify(self.base, first)
+            hidden = self.family.layer(layer, hidden, inputs)
+        index = token_index(self.family.reads if positions is None else positions, lengths)
+        return last_layer(self.family, self._tail_layers[-1], hidden, inputs, index)
+
+    def _inputs(self, hidden: Tensor, lengths: Tensor | None) -> LayerInputs:
+        bias = self.family.score_bias(self._encoder, hidden) if self.family.score_bias else None
+        return LayerInputs(None if lengths is None else attention_mask(lengths), bias)
 
     def trunk_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor that the trunk's output depends on, by name."""
-        embeddings: nn.Module = self._encoder.get_submodule("embeddings")
-        yield from embeddings.state_dict(prefix="embeddings.").items()
-        for number, layer in enumerate(self._trunk_layers):
-            yield from layer.state_dict(prefix=f"layer.{number}.").items()
+        """Every tensor that the trunk's output depends on, by name: the encoder's, but for the tail's layers and the pooler."""
+        above = [f"{self.family.layers}.{number}." for number in range(self.cut, self.shape.layers)]
+        above += [f"{self.family.pooler}."] if self.family.pooler else []
+        for name, tensor in self._encoder.state_dict().items():
+            if not name.startswith(tuple(above)):
+                yield name, tensor
 
     def train_mode(self, training: bool, *, base_dropout: bool = False) -> None:
         """LoRA's own dropout follows ``training``; the frozen base's, in the tail alone, also needs ``base_dropout``."""
@@ -92,8 +113,8 @@ class SplitModel:
         if base_dropout:
             for layer in self._tail_layers:
                 layer.train(True)
-            for name, child in self.base.named_children():
-                if child is not self._encoder or name == "pooler":
+            for child in self.base.children():
+                if child is not self._encoder:
                     child.train(True)
         for name, module in self.model.named_modules():
             if ".lora_dropout." in f"{name}.":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedfit.data.tokenize import Samples
-from fedfit.models.cost import ModelShape, adapted_matrices
+from fedfit.models.cost import AdaptedShape, adapted_matrices
 from fedfit.models.flops import batch_flops, step_flops, trunk_flops
 from fedfit.planning.problem import Work, paper_work
 from fedfit.settings import Recipe
@@ -26,7 +26,7 @@ class WorkModel:
 
     recipe: Recipe
     fleet: Fleet
-    shape: ModelShape
+    shape: AdaptedShape
     lengths: Sequence[np.ndarray]
     uplink: Traffic
     downlink: Traffic
@@ -84,7 +84,7 @@ class WorkModel:
 
     @property
     def _matrices(self) -> list[tuple[int, int]]:
-        return adapted_matrices(self.shape)
+        return [matrix.size for matrix in adapted_matrices(self.shape)]
 
     @cached_property
     def _flops(self) -> tuple[np.ndarray, np.ndarray]:
