@@ -1,5 +1,6 @@
 """Small things that many tests build: random models, samples, updates and whole federations."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from transformers import AutoModel, BertConfig, DistilBertConfig, PreTrainedTokenizerFast, RobertaConfig
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from fedfit.aggregation.rules import make_rule
 from fedfit.codecs.safetensors import SafetensorsCodec
@@ -32,7 +41,7 @@ CLASSES = 3
 _SHARED: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "pad_token_id": 0}
 # Heads of 16: the trunk gives the same bits in any batch only where a head's row fills whole cache lines, as real ones do.
 _SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 48}
-_CONFIGS: dict[str, Any] = {
+TINY_MODELS: dict[str, Callable[[], Any]] = {
     "bert": lambda: BertConfig(**_SHARED, **_SIZES, max_position_embeddings=80),
     "roberta": lambda: RobertaConfig(
         **_SHARED, **_SIZES, max_position_embeddings=84, type_vocab_size=1, bos_token_id=2, eos_token_id=3
@@ -40,22 +49,25 @@ _CONFIGS: dict[str, Any] = {
     "distilbert": lambda: DistilBertConfig(
         **_SHARED, dim=HIDDEN, n_layers=LAYERS, n_heads=2, hidden_dim=48, max_position_embeddings=80
     ),
+    "mpnet": lambda: MPNetConfig(**_SHARED, **_SIZES, max_position_embeddings=82),
+    "electra": lambda: ElectraConfig(**_SHARED, **_SIZES, embedding_size=24, max_position_embeddings=80),
 }
+"""Family → the configuration of a small random model of it; the tests run over every family of ``FAMILIES``."""
+
+TAKES_SEGMENTS = tuple(name for name, config in TINY_MODELS.items() if getattr(config(), "type_vocab_size", 1) > 1)
+"""The families whose tokens have a segment: first or second text."""
 
 
 def save_tiny_model(family: str, folder: Path) -> Path:
-    """A random encoder of ``family`` and a tokenizer, as the Auto classes of transformers load them; a head is not saved.
-
-    A new family needs an entry in ``_CONFIGS``; every test over ``FAMILIES`` then runs on it.
-    """
+    """A random encoder of ``family`` and a tokenizer, as the Auto classes of transformers load them; a head is not saved."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model = AutoModel.from_config(_CONFIGS[family]())
+        model = AutoModel.from_config(TINY_MODELS[family]())
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # zero when fresh, which would hide a bias that is left out
                 torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
-    tiny_tokenizer(types=family == "bert").save_pretrained(folder)
+    tiny_tokenizer(types=family in TAKES_SEGMENTS).save_pretrained(folder)
     return folder
 
 

@@ -2,18 +2,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, ElectraConfig, GPT2Config
+from transformers import AlbertConfig, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
 from fedfit.errors import ModelError
 from fedfit.models import load
 from fedfit.models.families import FAMILIES, family_of
 from fedfit.models.load import load_config, load_model, load_tokenizer, locate
 from fedfit.settings import AdapterSettings
-from tests.builders import tiny_split
+from tests.builders import TAKES_SEGMENTS, tiny_split
 
 
-@pytest.mark.parametrize("config", [ElectraConfig(num_hidden_layers=1), GPT2Config(n_layer=1)], ids=["electra", "gpt2"])
-def test_an_unsupported_family_is_refused_by_name_with_the_list(config: ElectraConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [AlbertConfig(num_hidden_layers=1), GPT2Config(n_layer=1)], ids=["albert", "gpt2"])
+def test_an_unsupported_family_is_refused_by_name_with_the_list(config: AlbertConfig | GPT2Config, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError) as caught:
         load_config(str(tmp_path))
@@ -67,7 +67,7 @@ def test_tiny_models_load_as_the_auto_classes_and_we_load_them(family: str, tiny
     encoded = tokenizer("a cat")
     assert encoded["input_ids"] == AutoTokenizer.from_pretrained(tiny_models[family])("a cat")["input_ids"]
     assert encoded["input_ids"][0] == tokenizer.cls_token_id
-    assert ("token_type_ids" in encoded) == (family == "bert")
+    assert ("token_type_ids" in encoded) == (family in TAKES_SEGMENTS)
     assert load_config(str(tiny_models[family])).num_hidden_layers == 4
     assert AdapterSettings().targets == ("query", "value")
 

@@ -16,7 +16,7 @@ from fedfit.data.batches import length_sorted_batches
 from fedfit.models.adapters import save_adapter
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.split import SplitModel
-from tests.builders import CLASSES, padded_batch, random_samples, tiny_split, tiny_trunk
+from tests.builders import CLASSES, TAKES_SEGMENTS, padded_batch, random_samples, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(16, seed=3)
 MIXED = list(range(10))
@@ -136,7 +136,7 @@ def test_so_it_is_for_the_real_minilm(case: str, minilm: Path, tmp_path: Path) -
 def test_so_it_is_for_sentence_pairs(family: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
     split = tiny_split(tiny_models[family])
     whole = whole_model(split, tiny_models[family], tmp_path)
-    pairs = random_samples(6, seed=5, types=family == "bert")
+    pairs = random_samples(6, seed=5, types=family in TAKES_SEGMENTS)
     rows = list(range(6))
     ids, mask, _ = padded_batch(pairs, rows)
     types = {}

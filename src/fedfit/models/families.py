@@ -9,6 +9,8 @@ from __future__ import annotations
 from fedfit.errors import ModelError
 from fedfit.models.encoders.bert import BERT
 from fedfit.models.encoders.distilbert import DISTILBERT
+from fedfit.models.encoders.electra import ELECTRA
+from fedfit.models.encoders.mpnet import MPNET
 from fedfit.models.encoders.roberta import ROBERTA
 from fedfit.models.family import Family
 
@@ -16,6 +18,8 @@ FAMILIES: dict[str, Family] = {
     "bert": BERT,
     "roberta": ROBERTA,
     "distilbert": DISTILBERT,
+    "mpnet": MPNET,
+    "electra": ELECTRA,
 }
 
 TARGETS: tuple[str, ...] = tuple(dict.fromkeys(target for family in FAMILIES.values() for target in family.targets))

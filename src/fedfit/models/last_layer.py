@@ -55,9 +55,8 @@ def attention_mask(lengths: Tensor) -> Tensor | None:
 
 def last_layer(family: Family, layer: nn.Module, hidden: Tensor, inputs: LayerInputs, index: Tensor | None) -> Tensor:
     """The layer's output at ``index`` ``(batch, positions)``, or at the first token: ``(batch, positions, hidden)``."""
-    rows = hidden[:, :1] if index is None else _take(hidden, index)
-    context = _context(family, layer, hidden, rows, inputs.mask, _bias_at(inputs.bias, index))
-    return family.after_attention(layer, context, rows)
+    context = _context(family, layer, hidden, _at(hidden, index), inputs.mask, _bias_at(inputs.bias, index))
+    return family.after_attention(layer, context, _at(hidden, index))
 
 
 def token_index(positions: Positions, lengths: Tensor) -> Tensor | None:
@@ -67,7 +66,9 @@ def token_index(positions: Positions, lengths: Tensor) -> Tensor | None:
     return None if positions == "first" else lengths[:, None] - 1
 
 
-def _take(hidden: Tensor, index: Tensor) -> Tensor:
+def _at(hidden: Tensor, index: Tensor | None) -> Tensor:
+    if index is None:
+        return hidden[:, :1]
     return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
