@@ -23,6 +23,7 @@ from fedfit.models.flops import (
     step_flops,
     trunk_flops,
 )
+from fedfit.models.last_layer import Positions
 from fedfit.models.shape import ModelShape
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
@@ -71,8 +72,15 @@ def counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=known)
 
 
-def counted_step(split: SplitModel, lengths: list[int], *, trunk: bool = True, dropout: bool = False) -> int:
-    """What torch counts for the real forward and backward pass, with or without the trunk."""
+def positions_of(lengths: list[int], count: int) -> Positions:
+    """The first token, or ``count`` tokens by index."""
+    return "first" if count == 1 else torch.arange(count).expand(len(lengths), -1)
+
+
+def counted_step(
+    split: SplitModel, lengths: list[int], *, trunk: bool = True, dropout: bool = False, positions: int = 1
+) -> int:
+    """Torch's count of the real forward and backward pass, with or without the trunk."""
     ids = torch.randint(5, 100, (len(lengths), max(lengths)))
     hidden = split.trunk(ids, None)
     labels = torch.arange(len(lengths)) % CLASSES
@@ -82,16 +90,17 @@ def counted_step(split: SplitModel, lengths: list[int], *, trunk: bool = True, d
     with counter() as count:
         if trunk:
             hidden = split.trunk(ids, None)
-        loss = functional.cross_entropy(split.tail(hidden, torch.tensor(lengths)), labels)
+        logits = split.tail(hidden, torch.tensor(lengths), positions_of(lengths, positions))
+        loss = functional.cross_entropy(logits.view(-1, CLASSES), labels.repeat_interleave(positions))
         loss.backward()  # type: ignore[no-untyped-call]
     split.train_mode(False)
     return int(count.get_total_flops())
 
 
-def counted_evaluation(split: SplitModel, lengths: list[int]) -> int:
+def counted_evaluation(split: SplitModel, lengths: list[int], positions: int = 1) -> int:
     ids = torch.randint(5, 100, (len(lengths), max(lengths)))
     with counter() as count, torch.no_grad():
-        split.tail(split.trunk(ids, None), torch.tensor(lengths))
+        split.tail(split.trunk(ids, None), torch.tensor(lengths), positions_of(lengths, positions))
     return int(count.get_total_flops())
 
 
@@ -145,6 +154,21 @@ def test_a_padded_sample_costs_as_much_as_the_longest(tiny_models: dict[str, Pat
 
 
 @pytest.mark.parametrize("targets", TARGET_CHOICES.values(), ids=TARGET_CHOICES)
+@pytest.mark.parametrize("layers", ["last:1", "all"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counts_where_several_positions_of_a_row_are_read(
+    tiny_models: dict[str, Path], family: str, layers: str, targets: tuple[str, ...]
+) -> None:
+    adapter: dict[str, Any] = {"layers": layers, "targets": targets, "head": "train" if len(targets) == 1 else "freeze"}
+    split = tiny_split(tiny_models[family], rank=3, **adapter)
+    shape = shape_of(split, **adapter)
+    step = 2 * step_flops(shape, 7, trunk=True, positions=3).at(3) + batch_flops(shape, positions=3).at(3)
+    assert step == counted_step(split, [7, 7], positions=3)
+    evaluation = 2 * evaluation_flops(shape, 7, trunk=True, positions=3) .at(3) + evaluation_batch_flops(shape, 3).at(3)
+    assert evaluation == counted_evaluation(split, [7, 7], positions=3)
+
+
+@pytest.mark.parametrize("targets", TARGET_CHOICES.values(), ids=TARGET_CHOICES)
 @pytest.mark.parametrize("layers", LAYER_CHOICES.values(), ids=LAYER_CHOICES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropout_of_the_factors_input_makes_keys_and_values_in_full(
@@ -194,10 +218,13 @@ def test_long_samples_of_a_large_model_do_not_overflow() -> None:
     assert list(trunk_flops(shape, tokens)) == [9 * 512 * 2 * (4 * 768**2 + 2 * 768 * 3072 + 2 * 512 * 768)] * 2
 
 
-def test_only_embeddings_below_the_cut_cost_nothing(tiny_bert: Path) -> None:
-    shape = shape_of(tiny_split(tiny_bert, layers="all"), layers="all")
-    assert trunk_flops(shape, 7) == 0
-    assert step_flops(shape, 7, trunk=True) == step_flops(shape, 7, trunk=False)
+def test_below_a_cut_of_0_only_the_maps_of_the_embeddings_cost(tiny_models: dict[str, Path]) -> None:
+    """ELECTRA's embeddings of 24 numbers become the hidden state by one map; the other families have none."""
+    for family in FAMILIES:
+        shape = shape_of(tiny_split(tiny_models[family], layers="all"), layers="all")
+        below = 7 * 2 * 24 * HIDDEN if family == "electra" else 0
+        assert trunk_flops(shape, 7) == below
+        assert step_flops(shape, 7, trunk=True).fixed == step_flops(shape, 7, trunk=False).fixed + below
 
 
 def test_affine() -> None:

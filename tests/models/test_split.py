@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from fedfit.data.batches import length_sorted_batches
-from fedfit.models.adapters import save_adapter
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.split import SplitModel
 from tests.builders import CLASSES, TAKES_SEGMENTS, padded_batch, random_samples, tiny_split, tiny_trunk
+from tests.models.whole import hidden_at_the_cut, peft_names, whole_model
 
 SAMPLES = random_samples(16, seed=3)
 MIXED = list(range(10))
@@ -40,33 +39,8 @@ MINILM_CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def whole_model(split: SplitModel, base: Path, folder: Path) -> Any:
-    """What PEFT loads of the saved adapter onto a fresh base model: no code of ours is in its forward pass."""
-    save_adapter(split.model, folder, str(base))
-    fresh = AutoModelForSequenceClassification.from_pretrained(base, num_labels=CLASSES)
-    return PeftModel.from_pretrained(fresh, str(folder), is_trainable=True).eval()
-
-
 def tail_from_trunk(split: SplitModel, rows: list[int]) -> torch.Tensor:
     return split.tail(*tiny_trunk(split, None).batch(SAMPLES, np.array(rows)))
-
-
-def hidden_at_the_cut(split: SplitModel, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The trunk of each sample alone, in the model's own precision, padded with zeros."""
-    states = [split.trunk(torch.from_numpy(SAMPLES.ids_of(row)).long()[None], None)[0] for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True), torch.tensor([len(state) for state in states])
-
-
-def peft_names(split: SplitModel) -> dict[str, torch.nn.Parameter]:
-    """Our trainable parameters by their name in PEFT's model."""
-    named = {}
-    for module, (a, b, _) in split.adapter.factors.items():
-        named[f"base_model.model.{module}.lora_A.default.weight"] = a
-        named[f"base_model.model.{module}.lora_B.default.weight"] = b
-    for name, parameter in split.adapter.head.items():
-        module, _, rest = name.partition(".")
-        named[f"base_model.model.{module}.modules_to_save.default.{rest}"] = parameter
-    return named
 
 
 def loss_and_gradients(whole: Any, rows: list[int]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -87,7 +61,7 @@ def check_against_whole(split: SplitModel, base: Path, folder: Path, rows: list[
     _, rounded = loss_and_gradients(whole, rows)
     expected, truth = loss_and_gradients(whole.double(), rows)
     labels = torch.arange(len(rows)) % CLASSES
-    loss = functional.cross_entropy(split.tail(*hidden_at_the_cut(split, rows)), labels)
+    loss = functional.cross_entropy(split.tail(*hidden_at_the_cut(split, SAMPLES, rows)), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(expected, rel=tolerance)
     ours = peft_names(split)

@@ -67,6 +67,7 @@ def token_index(positions: Positions, lengths: Tensor) -> Tensor | None:
 
 
 def _at(hidden: Tensor, index: Tensor | None) -> Tensor:
+    """The rows of ``hidden`` at ``index``. Each use takes its own: the gradients then add up in the order of earlier runs."""
     if index is None:
         return hidden[:, :1]
     return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
