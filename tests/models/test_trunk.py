@@ -11,7 +11,7 @@ from fedfit.models.families import FAMILIES
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk, equal_length_chunks, trunk_key
 from fedfit.models.trunk_cache import TrunkCache
-from tests.builders import HIDDEN, random_samples, tiny_split, tiny_trunk
+from tests.builders import HIDDEN, TAKES_SEGMENTS, random_samples, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(40, seed=3)
 ROWS = np.array([5, 0, 17, 3])
@@ -176,6 +176,30 @@ def test_the_key_is_that_of_the_weights_below_the_cut_and_of_how_they_are_used(t
         setattr(changed.config, attribute, value)
         others[attribute] = trunk_key(changed, "float32")
     assert len({plain, *others.values()}) == 1 + len(others)
+
+
+def test_the_key_depends_on_the_version_of_torch_whose_kernels_may_round_otherwise(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = tiny_split(tiny_bert)
+    plain = trunk_key(split, "float32")
+    monkeypatch.setattr(torch, "__version__", "0.0.1+other")
+    assert trunk_key(split, "float32") != plain
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_key_depends_on_every_tensor_that_the_trunk_reads_and_on_no_other(family: str, tiny_models: dict[str, Path]) -> None:
+    """A tensor belongs to the key if the trunk's output changes with it; found by trying each."""
+    split = tiny_split(tiny_models[family], layers="last:2")
+    ids = torch.arange(5, 60).view(1, -1)
+    before, key = split.trunk(ids, torch.zeros_like(ids) if family in TAKES_SEGMENTS else None), trunk_key(split, "float32")
+    for name, parameter in split.base.named_parameters():
+        kept = parameter.data.clone()
+        parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        after = split.trunk(ids, torch.zeros_like(ids) if family in TAKES_SEGMENTS else None)
+        assert (trunk_key(split, "float32") != key) == (not torch.equal(after, before)), name
+        parameter.data.copy_(kept)
+    assert trunk_key(split, "float32") == key
 
 
 @pytest.mark.parametrize(

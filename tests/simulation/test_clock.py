@@ -287,6 +287,20 @@ def test_flops_count_the_trunk_once_for_each_device(tiny_bert: Path, tmp_path: P
     assert seconds(None) == pytest.approx([cold, cold], rel=1e-9)
 
 
+def test_maps_of_the_embeddings_count_in_every_round_where_no_layer_is_below_the_cut(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """ELECTRA maps 24 numbers of each token to the hidden state. Nothing is cached with ``all`` layers adapted."""
+    counts = []
+    for cache in (tmp_path / "cache", None):
+        recipe = tiny_recipe(tiny_models["electra"], adapter={"layers": "all"}, plan={"policy": "fixed", "compute": "flops"})
+        clock = tiny_simulation(replace(recipe, trunk_cache=replace(recipe.trunk_cache, enabled=cache is not None)), cache).clock
+        assert clock is not None
+        assert not clock.work.trunk_cycles.any()
+        counts.append(clock.work.formula.cycles_fixed.tolist())
+    assert counts[0] == counts[1]
+
+
 def test_memory_of_the_clock_comes_back_from_the_lines(tiny_bert: Path) -> None:
     recipe = planned(tiny_bert, {"policy": "joint", "deadline_s": 30.0}, device=(DeviceSettings(battery_j=50.0),))
     simulation = tiny_simulation(recipe, None)

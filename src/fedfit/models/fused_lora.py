@@ -7,6 +7,8 @@ one in place, both ways, and ``∂ℓ/∂B`` is formed as ``(uᵀ G)ᵀ``, which
 With ``W = W0 + s·B·A``, rows ``x``, ``u = x Aᵀ`` and ``G = ∂ℓ/∂y``::
 
     y = x W0ᵀ + b + s·u Bᵀ        ∂B = s·(uᵀ G)ᵀ    v = s·G B    ∂A = vᵀ x    ∂x = G W0 + v A
+
+The bias may be trained beside the factors: ``∂b`` is the sum of the rows of ``G``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from peft.tuners import lora
 from torch import Tensor, nn
 
-from fedfit.models.packed import PackedLinear, packed_product
+from fedfit.models.packed import PackedLinear, bias_gradient, packed_product
 
 
 class FusedLora(lora.Linear):  # type: ignore[misc]
@@ -31,7 +33,7 @@ class FusedLora(lora.Linear):  # type: ignore[misc]
             result: Tensor = super().forward(x, *args, **kwargs)
             return result
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        fused: Tensor = _FusedProduct.apply(x, a, b, self.scaling[name], base)  # type: ignore[no-untyped-call]
+        fused: Tensor = _FusedProduct.apply(x, a, b, base.bias, self.scaling[name], base)  # type: ignore[no-untyped-call]
         return fused
 
     def _fuses(self, base: nn.Module, name: str, x: Tensor) -> bool:
@@ -42,10 +44,10 @@ class FusedLora(lora.Linear):  # type: ignore[misc]
 
 class _FusedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, base: PackedLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float, base: PackedLinear) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         inner = rows @ a.t()
-        result = packed_product(rows, base.forward_weight, base.bias)
+        result = packed_product(rows, base.forward_weight, bias)
         result.addmm_(inner, b.t(), alpha=scale)
         ctx.save_for_backward(rows, inner, a, b)
         ctx.scale, ctx.base, ctx.shape = scale, base, x.shape
@@ -55,7 +57,7 @@ class _FusedProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, a, b = ctx.saved_tensors
         outer = gradients[0].reshape(-1, gradients[0].shape[-1])
-        wants_x, wants_a, wants_b = ctx.needs_input_grad[:3]
+        wants_x, wants_a, wants_b, wants_bias = ctx.needs_input_grad[:4]
         b_gradient = (inner.t() @ outer).t().mul(ctx.scale) if wants_b else None
         middle = (outer @ b).mul_(ctx.scale)
         a_gradient = middle.t() @ rows if wants_a else None
@@ -63,4 +65,4 @@ class _FusedProduct(torch.autograd.Function):
         if wants_x:
             x_gradient = packed_product(outer, ctx.base.backward_weight, None)
             x_gradient = x_gradient.addmm_(middle, a).view(ctx.shape)
-        return x_gradient, a_gradient, b_gradient, None, None
+        return x_gradient, a_gradient, b_gradient, bias_gradient(outer) if wants_bias else None, None, None

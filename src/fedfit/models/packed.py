@@ -19,7 +19,7 @@ _ROWS_HINT = 1600  # rows of a typical batch; guides the choice of blocks, any n
 
 
 class PackedLinear(nn.Linear):
-    """``nn.Linear`` with a frozen float32 weight; parameters and their names stay as they were.
+    """``nn.Linear`` with a frozen float32 weight; parameters and their names stay as they were, and the bias may be trained.
 
     Who changes the weight afterwards calls ``pack``: the packed copies do not follow by themselves.
     """
@@ -57,8 +57,15 @@ class _PackedProduct(torch.autograd.Function):
         return packed_product(rows, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
-        return packed_product(gradients[0], ctx.transposed, None), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
+        (outer,) = gradients
+        rows = packed_product(outer, ctx.transposed, None) if ctx.needs_input_grad[0] else None
+        return rows, None, None, bias_gradient(outer) if ctx.needs_input_grad[3] else None
+
+
+def bias_gradient(outer: Tensor) -> Tensor:
+    """The gradient of a bias that was added to every row: the sum of the rows of ``outer``, ``(…, out)``."""
+    return outer.reshape(-1, outer.shape[-1]).sum(dim=0)
 
 
 def _pack(weight: Tensor) -> Tensor:

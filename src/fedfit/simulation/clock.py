@@ -118,8 +118,6 @@ class FleetClock:
         fleet = self.fleet.take(rows)
         fleet = replace(fleet, energy_budget_j=np.minimum(*self._limits_j(rows)))
         first = np.where(self.computed_trunk[rows], 0.0, self.work.trunk_cycles[rows])
-        if not self.recipe.trunk_cache.enabled:
-            first = np.zeros(len(rows))  # the trunk then counts in every round, in the work itself
         own = work.take(rows)
         own = replace(own, cycles_fixed=own.cycles_fixed + first)
         return make_problem(fleet, links, own, self.deadline_s, self._most[rows])

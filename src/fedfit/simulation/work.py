@@ -66,8 +66,10 @@ class WorkModel:
 
     @cached_property
     def trunk_cycles(self) -> np.ndarray:
-        """The trunk's forward over each device's own samples, once; nothing in the paper's count, ``(devices,)``."""
-        if self.recipe.plan.compute == "paper":
+        """The trunk's forward over each device's own samples, once, ``(devices,)``; 0 in the paper's count and where nothing is
+        cached.
+        """
+        if self.recipe.plan.compute == "paper" or self._repeats_trunk:
             return np.zeros(len(self.fleet))
         counts = [trunk_flops(self.shape, lengths) for lengths in self.lengths]
         cycles: np.ndarray = _totals(counts, [len(lengths) for lengths in self.lengths]) / self.fleet.operations_per_cycle
@@ -83,6 +85,11 @@ class WorkModel:
         return passes
 
     @property
+    def _repeats_trunk(self) -> bool:
+        """Whether each pass computes the trunk anew: embeddings alone are not cached."""
+        return not self.recipe.trunk_cache.enabled or self.shape.cut == 0
+
+    @property
     def _matrices(self) -> list[tuple[int, int]]:
         return [matrix.size for matrix in adapted_matrices(self.shape)]
 
@@ -91,8 +98,7 @@ class WorkModel:
         """Cycles that do not depend on the rank, and those of one rank; batches hold texts of about one length, so padding
         is not counted.
         """
-        trunk = not self.recipe.trunk_cache.enabled
-        samples = [step_flops(self.shape, lengths, trunk) for lengths in self.lengths]
+        samples = [step_flops(self.shape, lengths, self._repeats_trunk) for lengths in self.lengths]
         batch, batches = batch_flops(self.shape), self.fleet.samples / self.recipe.training.batch_size
         sizes = [len(lengths) for lengths in self.lengths]
         fixed = _totals([count.fixed for count in samples], sizes) + batches * batch.fixed
