@@ -164,7 +164,7 @@ def test_counts_where_several_positions_of_a_row_are_read(
     shape = shape_of(split, **adapter)
     step = 2 * step_flops(shape, 7, trunk=True, positions=3).at(3) + batch_flops(shape, positions=3).at(3)
     assert step == counted_step(split, [7, 7], positions=3)
-    evaluation = 2 * evaluation_flops(shape, 7, trunk=True, positions=3) .at(3) + evaluation_batch_flops(shape, 3).at(3)
+    evaluation = 2 * evaluation_flops(shape, 7, trunk=True, positions=3).at(3) + evaluation_batch_flops(shape, 3).at(3)
     assert evaluation == counted_evaluation(split, [7, 7], positions=3)
 
 
@@ -185,8 +185,8 @@ def test_dropout_of_the_factors_input_makes_keys_and_values_in_full(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropout_of_the_base_keeps_the_scores_on_a_cpu(tiny_models: dict[str, Path], family: str) -> None:
     """Then attention is not fused. With ``all`` of 4 layers it runs over all tokens in the lower 3, and each does without the
-    second product of the scores, 2·n²·hidden. The lowest does without the key's gradient as well, which nothing asks for: 4. A family
-    without a fused kernel keeps the scores in any case."""
+    second product of the scores, 2·n²·hidden. The lowest does without the key's gradient as well, which nothing asks for: 4.
+    A family without a fused kernel keeps the scores in any case."""
     split = tiny_split(tiny_models[family], rank=3, layers="all")
     shape = shape_of(split, layers="all")
     expected = 2 * step_flops(shape, 7, trunk=True).at(3) + batch_flops(shape).at(3)

@@ -1,4 +1,4 @@
-"""The tail at the positions that a task reads, held to Hugging Face's whole model whose last layer shows them to its own head."""
+"""The tail at the positions that a task reads, held to Hugging Face's whole model with its own head."""
 
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def test_the_default_is_the_position_that_the_classifier_of_transformers_reads(
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_those_of_all_tokens_at_the_positions(family: str, choice: str, tiny_models: dict[str, Path]) -> None:
-    """And loras own dropout, with a probability that drops nothing, makes keys and values and changes nothing."""
+    """And LoRA's own dropout, with a probability that drops nothing, makes keys and values and changes nothing."""
     positions, index = CHOICES[choice]
     split = tiny_split(tiny_models[family], layers="last:2", targets=TARGETS, dropout=1e-12)
     hidden, lengths = hidden_at_the_cut(split, SAMPLES, ROWS)
@@ -120,3 +120,32 @@ def test_mixed_precision_is_near_the_full_one(family: str, choice: str, tiny_mod
         with torch.autocast("cpu", dtype=torch.bfloat16):
             mixed = split.states(hidden, lengths, positions).float()
     assert float((mixed - full).norm()) < 0.05 * float(full.norm())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_in_mixed_precision_are_as_near_the_truth_as_those_of_peft(
+    family: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The truth is in float32. Single tensors are far off with either (``docs/log.md``), so the mean over all is compared."""
+    split = tiny_split(tiny_models[family], layers="all", targets=TARGETS)
+    whole = whole_model(split, tiny_models[family], tmp_path)
+    ids, mask, lengths = padded_batch(SAMPLES, ROWS)
+    hidden, _ = hidden_at_the_cut(split, SAMPLES, ROWS)
+
+    def of_peft(mixed: bool) -> dict[str, Tensor]:
+        whole.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            logits = whole(input_ids=ids, attention_mask=mask).logits.float()
+        loss_of(logits[:, None]).backward()  # type: ignore[no-untyped-call]
+        return {name: p.grad.clone() for name, p in whole.named_parameters() if p.grad is not None}
+
+    truth, theirs = of_peft(False), of_peft(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = split.tail(hidden, lengths).float()
+    loss_of(logits[:, None]).backward()  # type: ignore[no-untyped-call]
+    ours = gradients_by_peft_name(split)
+
+    def mean_error(found: dict[str, Tensor]) -> float:
+        return sum(float((found[name] - truth[name]).norm() / truth[name].norm()) for name in ours) / len(ours)
+
+    assert 0 < mean_error(ours) < 1.2 * mean_error(theirs)

@@ -188,7 +188,9 @@ def test_the_key_depends_on_the_version_of_torch_whose_kernels_may_round_otherwi
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_key_depends_on_every_tensor_that_the_trunk_reads_and_on_no_other(family: str, tiny_models: dict[str, Path]) -> None:
+def test_the_key_depends_on_every_tensor_that_the_trunk_reads_and_on_no_other(
+    family: str, tiny_models: dict[str, Path]
+) -> None:
     """A tensor belongs to the key if the trunk's output changes with it; found by trying each."""
     split = tiny_split(tiny_models[family], layers="last:2")
     ids = torch.arange(5, 60).view(1, -1)

@@ -294,7 +294,9 @@ def test_maps_of_the_embeddings_count_in_every_round_where_no_layer_is_below_the
     counts = []
     for cache in (tmp_path / "cache", None):
         recipe = tiny_recipe(tiny_models["electra"], adapter={"layers": "all"}, plan={"policy": "fixed", "compute": "flops"})
-        clock = tiny_simulation(replace(recipe, trunk_cache=replace(recipe.trunk_cache, enabled=cache is not None)), cache).clock
+        clock = tiny_simulation(
+            replace(recipe, trunk_cache=replace(recipe.trunk_cache, enabled=cache is not None)), cache
+        ).clock
         assert clock is not None
         assert not clock.work.trunk_cycles.any()
         counts.append(clock.work.formula.cycles_fixed.tolist())

@@ -6,11 +6,11 @@ torch's own, to the integer. What is and is not done (``split.py``, ``last_layer
 
 - the trunk goes forward only; nothing below the first adapted matrix gets a gradient, and no frozen weight does;
 - a layer above the cut passes gradients through, adapted or not;
-- the last layer is computed at the positions that the task reads; where that is one a row, keys and values of the other tokens
-  are never made, unless LoRA's own dropout acts on them;
-- attention's backward pass is the fused kernel's: the scores once more, and all three gradients. A family without a fused kernel
-  keeps the scores and makes only the gradients that are asked for. So does a fused one on a CPU with ``training.dropout``, which
-  is not counted: a layer does ``2·n²·hidden`` less than counted, the lowest perhaps more.
+- the last layer is computed at the positions that the task reads; where that is one a row, keys and values of the other
+  tokens are never made, unless LoRA's own dropout acts on them;
+- attention's backward pass is the fused kernel's: the scores once more, and all three gradients. A family without a fused
+  kernel keeps the scores and makes only the gradients that are asked for. So does a fused one on a CPU with
+  ``training.dropout``, which is not counted: a layer does ``2·n²·hidden`` less than counted, the lowest perhaps more.
 
 A product of rank r has r as one of its three dimensions, so every count is affine in the rank. Tokens are those that are
 computed: the tail takes a padded batch, so a sample there costs as much as the longest of its batch; the trunk takes batches of
@@ -125,9 +125,7 @@ def _last_layer(shape: AdaptedShape, tokens: Count, positions: int, passes: bool
     return total + _after_attention(model, adapted, positions, any(gradients), train)[0]
 
 
-def _after_attention(
-    model: ModelShape, adapted: frozenset[str], rows: Count, passes: bool, train: bool
-) -> tuple[Affine, bool]:
+def _after_attention(model: ModelShape, adapted: frozenset[str], rows: Count, passes: bool, train: bool) -> tuple[Affine, bool]:
     total = Affine(0, 0)
     for stage in model.stages:
         for matrix in stage:
@@ -192,8 +190,8 @@ def _linear(rows: Count, matrix: Matrix, passes: bool, lora: bool, train: bool) 
 def _attention(queries: Count, tokens: Count, width: int, gradients: Sequence[bool], fused: bool) -> Affine:
     """Scores and mix over all heads, two products, and those of the backward pass.
 
-    The fused kernel makes the scores anew and the gradients of query, key and value when one of them is asked for: five. Without
-    it, each gradient that is asked for is a product, and the shares have one with the query or the key.
+    The fused kernel makes the scores anew and the gradients of query, key and value when one of them is asked for: five.
+    Without it, each gradient that is asked for is a product, and the shares have one with the query or the key.
 
     Args:
         gradients: whether query, key and value have one.

@@ -83,7 +83,7 @@ class SplitModel:
         states = self.states(hidden, lengths, positions)
         pooled = self.family.pool(self.base, states.flatten(0, 1)[:, None])
         logits = self.family.head(self.base, pooled)
-        return logits.unflatten(0, states.shape[:2]) if isinstance(positions, Tensor) else logits
+        return logits.view(*states.shape[:2], -1) if isinstance(positions, Tensor) else logits
 
     def states(self, hidden: Tensor, lengths: Tensor, positions: Positions | None = None) -> Tensor:
         """The last layer's output at ``positions``, ``(batch, positions, hidden)``; arguments as ``tail`` has them."""

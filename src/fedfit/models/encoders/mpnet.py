@@ -1,4 +1,4 @@
-"""MPNet: Song et al., NeurIPS 2020, arXiv 2004.09297. The encoder computes one bias of relative positions for all its layers."""
+"""MPNet: Song et al., NeurIPS 2020, arXiv 2004.09297. The encoder computes a bias of relative positions, one for all layers."""
 
 from __future__ import annotations
 
