@@ -71,16 +71,24 @@ def square(name: str, size: int) -> Matrix:
     return Matrix(name, size, size)
 
 
-def encoder_shape(config: Any, head: tuple[Matrix, ...], **other: Any) -> ModelShape:
+def encoder_shape(
+    config: Any,
+    head: tuple[Matrix, ...],
+    *,
+    intermediate: int | None = None,
+    longest: int | None = None,
+    pooler: tuple[Matrix, ...] = (),
+    embedding: tuple[Matrix, ...] = (),
+    fused: bool = True,
+) -> ModelShape:
     """The shape of a BERT-like encoder, by the common names of the sizes in ``config``.
 
     Args:
-        head: see ``ModelShape``.
-        other: what else differs from BERT: ``longest``, ``pooler``, ``embedding``, ``fused`` of ``ModelShape``, and
-            ``intermediate``, the width between the two maps of the feed-forward part.
+        intermediate: width between the two maps of the feed-forward part; by default ``config.intermediate_size``.
+        longest: by default ``config.max_position_embeddings``.
     """
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-    intermediate = int(other.pop("intermediate", None) or config.intermediate_size)
+    width = int(intermediate or config.intermediate_size)
     return ModelShape(
         hidden=hidden,
         layers=int(config.num_hidden_layers),
@@ -89,10 +97,12 @@ def encoder_shape(config: Any, head: tuple[Matrix, ...], **other: Any) -> ModelS
         projections=(square("query", hidden), square("key", hidden), square("value", hidden)),
         stages=(
             (square("attention_output", hidden),),
-            (Matrix("intermediate", intermediate, hidden),),
-            (Matrix("output", hidden, intermediate),),
+            (Matrix("intermediate", width, hidden),),
+            (Matrix("output", hidden, width),),
         ),
         head=head,
-        longest=int(other.pop("longest", config.max_position_embeddings)),
-        **other,
+        longest=int(longest or config.max_position_embeddings),
+        pooler=pooler,
+        embedding=embedding,
+        fused=fused,
     )
