@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_json, say, waiting
-
-if TYPE_CHECKING:
-    from fedfit.sweeps.runner import Progress
+from fedfit.cli_study import run_study, show_study
+from fedfit.terminal import Json, Quiet, polite_errors, prepare_libraries, print_json, waiting
 
 
 def reproduce(
@@ -40,32 +36,11 @@ def reproduce(
     with polite_errors(as_json):
         with waiting("reading data and model …", quiet):
             prepare_libraries()
-            from fedfit.sweeps.reproduce import reproduce as run_figure
-            from fedfit.sweeps.reproduce import write_results
+            from fedfit.sweeps.reproduce import find_study
 
-        try:
-            _drive(run_figure(figure, scale, seeds, out, force=force, only=only), quiet)
-        except KeyboardInterrupt:
-            say(SCREEN, "\nstopped; the same command goes on with it")
-            raise typer.Exit(130) from None
-        written = write_results(figure, scale, seeds, out, only=only)
+            study = find_study(figure, scale, seeds, only=only)
+        written = run_study(study, out or study.default_out, force=force, quiet=quiet)
     if as_json:
         print_json({"figure": figure, "scale": scale, "written": [str(path) for path in written]})
         return
-    for page in (path for path in written if path.name in ("table.md", "verdicts.md")):
-        say(Console(), page.read_text(encoding="utf-8"))
-    for path in written:
-        say(SCREEN, str(path))
-
-
-def _drive(steps: Iterator[Progress], quiet: bool) -> None:
-    """Runs the sweep behind one bar that counts rounds over all runs."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=SCREEN, disable=quiet, refresh_per_second=4) as bar:
-        task = bar.add_task("reading data and model", total=None)
-        for step in steps:
-            accuracy = "" if step.accuracy is None else f", accuracy {step.accuracy:.1%}"
-            words = f"run {step.run}/{step.runs}: {step.name}{accuracy}"
-            bar.update(task, description=words, completed=step.done, total=step.total)
+    show_study(study, written)

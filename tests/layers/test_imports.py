@@ -24,7 +24,15 @@ LAYERS = {
     "sweeps": 5,
     "cli": 6,
 }  # fmt: skip
-ROOM_OF_FILE = {"progress": "cli", "doctor": "cli", "terminal": "cli", "cli_plan": "cli", "cli_reproduce": "cli"}
+ROOM_OF_FILE = {
+    "progress": "cli",
+    "doctor": "cli",
+    "terminal": "cli",
+    "cli_plan": "cli",
+    "cli_reproduce": "cli",
+    "cli_sweep": "cli",
+    "cli_study": "cli",
+}
 
 
 def files() -> list[Path]:

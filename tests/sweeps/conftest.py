@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fedfit.sweeps.collect import Row
+from fedfit.sweeps.bases import MEASURES
+from fedfit.sweeps.rows import Row
 from fedfit.sweeps.runner import run_sweep
 from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
 from tests.trajectories.world import RECIPE, World, one_thread_only
@@ -27,9 +28,9 @@ def make_sweep(world: World, rounds: int = 3, ranks: tuple[int, ...] = (1, 4)) -
         Setting("ranks", ("adapter.rank",), "1 to 32"),
         Setting("batch size", ("training.batch_size",), None, "small"),
     )
-    return Sweep(
-        "fig3", "Accuracy by rank", Axis("Rank", log2=True), f'{base}[model]\nname = "{model}"\n', points, notes, "tiny"
-    )
+    base = f'{base}[model]\nname = "{model}"\n'
+    axis = Axis("Rank", log2=True)
+    return Sweep("fig3", "Accuracy by rank", axis, base, points, notes, "tiny", tuple(range(SEEDS)), measures=MEASURES)
 
 
 @pytest.fixture(scope="package")
@@ -46,12 +47,13 @@ def sweep(world: World) -> Sweep:
 def done(sweep: Sweep, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sweep, run at one go; tests must leave it as it is."""
     out = tmp_path_factory.mktemp("done")
-    for _ in run_sweep(sweep, SEEDS, out):
+    for _ in run_sweep(sweep, out):
         pass
     return out
 
 
 def row(line: str, x: float | None, seed: int, accuracy: float, untrained: float = 0.25, figure: str = "fig3") -> Row:
     """A made-up run with four classes."""
-    curve = (untrained, accuracy)
-    return Row(figure, line, x, seed, accuracy, accuracy, untrained, None, None, None, 0.0, 0.0, 0, 0.25, curve)
+    values = dict.fromkeys(MEASURES, 0.0) | {"final_accuracy": accuracy, "untrained_accuracy": untrained}
+    columns = (("figure", figure), ("line", line), ("x", x))
+    return Row(columns, seed, (), line, x, "", values, (untrained, accuracy), (0.0, 0.0), 0.25)

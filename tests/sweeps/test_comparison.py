@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from fedfit.errors import RecipeError, RunFolderError
 from fedfit.sweeps.comparison import Case, Claim, Comparison, Method
 from fedfit.sweeps.comparison_pages import finished_part, write_comparison
-from fedfit.sweeps.comparison_run import rates_found, run_comparison
+from fedfit.sweeps.comparison_run import comparison_stages, rates_found
+from fedfit.sweeps.runner import Progress, run_stages
 from tests.sweeps.conftest import SEEDS
 from tests.trajectories.world import RECIPE, World, outcome
 
@@ -19,8 +21,8 @@ ROUNDS = 2
 SEARCH_SEED = 1000
 EASY, HARD = Case("csv", 5.0), Case("csv", 1.0)
 WRITTEN = [
-    "tiny.png", "tiny.svg", "table.md", "tiny.csv", "tiny-summary.csv", "tiny-rounds.csv", "rates.csv", "settings.md",
-    "verdicts.md",
+    "tiny.png", "tiny.svg", "table.md", "tiny.csv", "tiny-summary.csv", "tiny-rounds.csv", "rates.csv", "verdicts.md",
+    "settings.md",
 ]  # fmt: skip
 
 
@@ -41,8 +43,13 @@ def make_comparison(world: World, rounds: int = ROUNDS, rates: tuple[float, ...]
     )
     claims = (Claim("one rank above sketches", "nobody", (("one rank", "sketches"),)),)
     return Comparison(
-        "tiny", "A tiny comparison", "tiny", base, methods, (HARD, EASY), rates, EASY.alpha, SEARCH_SEED, {"csv": 0.5}, claims
-    )
+        "tiny", "A tiny comparison", "tiny", base, methods, (HARD, EASY), rates, EASY.alpha, SEARCH_SEED, {"csv": 0.5}, claims,
+        seeds=tuple(range(SEEDS)),
+    )  # fmt: skip
+
+
+def run_comparison(comparison: Comparison, out: Path, *, force: bool = False) -> Iterator[Progress]:
+    return run_stages(list(comparison_stages(comparison, out)), force=force)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def comparison(world: World) -> Comparison:
 def finished(comparison: Comparison, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run at one go; tests must leave it as it is."""
     out = tmp_path_factory.mktemp("comparison")
-    list(run_comparison(comparison, SEEDS, out))
+    list(run_comparison(comparison, out))
     return out
 
 
@@ -87,14 +94,14 @@ def test_main_runs_have_the_rate_that_did_best_in_the_search(comparison: Compari
         best = 1e-2 if high > low else 1e-5
         assert rates is not None
         assert rates[method] == best
-        runs = comparison.main(HARD, rates).runs(SEEDS)
+        runs = comparison.main(HARD, rates).runs()
         assert {run.recipe.training.learning_rate for run in runs if run.point.line == method} == {best}
     assert 1e-2 in (rates or {}).values()
 
 
 def test_progress_is_one_count_over_search_and_main_runs(comparison: Comparison, tmp_path: Path) -> None:
     """3 methods × 2 rates and 3 methods × 1 seed × 2 cases are 12 runs, of rounds 0 to 2: 36."""
-    steps = list(run_comparison(comparison, 1, tmp_path))
+    steps = list(run_comparison(comparison.with_seeds(1), tmp_path))
     assert {(step.runs, step.total) for step in steps} == {(12, 36)}
     assert [step.done for step in steps if step.round is not None] == list(range(1, 37))
     assert [step.run for step in steps if step.round is None] == list(range(1, 13))
@@ -103,26 +110,26 @@ def test_progress_is_one_count_over_search_and_main_runs(comparison: Comparison,
 @pytest.mark.parametrize("stop", [5, 26, 40])
 def test_stopped_and_resumed_is_as_never_stopped(comparison: Comparison, finished: Path, tmp_path: Path, stop: int) -> None:
     """Six search runs of 4 steps each come first: stopped in the second of them, and in the first and fifth main run."""
-    stream = run_comparison(comparison, SEEDS, tmp_path)
+    stream = run_comparison(comparison, tmp_path)
     for _ in range(stop):
         next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert outcomes(tmp_path) != outcomes(finished)
-    list(run_comparison(comparison, SEEDS, tmp_path))
+    list(run_comparison(comparison, tmp_path))
     assert outcomes(tmp_path) == outcomes(finished)
 
 
 def test_what_is_finished_is_not_run_again(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
     out = copy(finished, tmp_path / "out")
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert all(step.accuracy is None for step in run_comparison(comparison, SEEDS, out))
+    assert all(step.value is None for step in run_comparison(comparison, out))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
 
 
 def test_another_recipe_is_refused_before_anything_runs(world: World, finished: Path, tmp_path: Path) -> None:
     out = copy(finished, tmp_path / "out")
     with pytest.raises(RunFolderError, match=r"federation\.rounds is 2 there and 3 now"):
-        next(run_comparison(make_comparison(world, rounds=3), SEEDS, out))
+        next(run_comparison(make_comparison(world, rounds=3), out))
 
 
 def test_another_choice_of_rate_is_refused_unless_forced(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
@@ -130,8 +137,8 @@ def test_another_choice_of_rate_is_refused_unless_forced(comparison: Comparison,
     out = copy(finished, tmp_path / "out")
     changed = replace(comparison, rates=(1e-5,))
     with pytest.raises(RunFolderError, match=r"training\.learning_rate is 0\.01 there and 1e-05 now"):
-        next(run_comparison(changed, SEEDS, out))
-    announced = {step.name.split()[0] for step in run_comparison(changed, SEEDS, out, force=True) if step.round is None}
+        next(run_comparison(changed, out))
+    announced = {step.name.split()[0] for step in run_comparison(changed, out, force=True) if step.round is None}
     assert announced == {"csv-1", "csv-5"}
 
 
@@ -139,16 +146,16 @@ def test_a_fault_of_the_main_runs_is_told_before_the_search(comparison: Comparis
     """A case alone has it, which the search does not see."""
     wrong = replace(comparison, cases=(EASY, Case("csv", -1.0)))
     with pytest.raises(RecipeError, match=r"partition\.alpha = -1\.0"):
-        next(run_comparison(wrong, SEEDS, tmp_path / "out"))
+        next(run_comparison(wrong, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_everything_is_written_and_the_same_again(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
     out = copy(finished, tmp_path / "out")
-    written = write_comparison(comparison, SEEDS, out)
+    written = write_comparison(comparison, out)
     assert [path.name for path in written] == WRITTEN
     before = {path: path.read_bytes() for path in written}
-    assert write_comparison(comparison, SEEDS, out) == written
+    assert write_comparison(comparison, out) == written
     assert {path: path.read_bytes() for path in written} == before
     drawing = (out / "tiny.svg").read_text()
     assert "csv, α = 1" in drawing
@@ -166,12 +173,26 @@ def test_everything_is_written_and_the_same_again(comparison: Comparison, finish
 def test_results_of_the_finished_cases_alone(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
     out = copy(finished, tmp_path / "out")
     shutil.rmtree(out / "csv-5" / "runs" / "one-rank-seed1")
-    with pytest.raises(RunFolderError, match=r"csv-5 is not finished .*one-rank-seed1"):
-        write_comparison(comparison, SEEDS, out)
-    part = finished_part(comparison, SEEDS, out)
+    with pytest.raises(RunFolderError, match=r"1 of 6 runs are not finished .*csv-5/runs/one-rank-seed1"):
+        write_comparison(comparison, out)
+    part = finished_part(comparison, out)
     assert part.cases == (HARD,)
-    write_comparison(part, SEEDS, out)
+    write_comparison(part, out)
     assert {line["alpha"] for line in csv.DictReader((out / "tiny.csv").open())} == {"1.0"}
     shutil.rmtree(out / "search" / "csv" / "runs" / f"one-rank-0.01-seed{SEARCH_SEED}")
     with pytest.raises(RunFolderError, match="no case is finished yet"):
-        finished_part(comparison, SEEDS, out)
+        finished_part(comparison, out)
+
+
+def test_rates_are_chosen_on_the_validation_part_of_runs_that_have_one(
+    comparison: Comparison, finished: Path, tmp_path: Path
+) -> None:
+    """Written into the search's folders: the validation part likes the rate that test rows do not."""
+    out = copy(finished, tmp_path / "out")
+    for slug, value in (("1e-05", 0.9), ("0.01", 0.1)):
+        log = out / "search" / "csv" / "runs" / f"one-rank-{slug}-seed{SEARCH_SEED}" / "rounds.jsonl"
+        lines = [json.loads(line) | {"validation_accuracy": value} for line in log.read_text().splitlines()]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before, after = (rates_found(comparison, "csv", folder) or {} for folder in (finished, out))
+    assert (before["one rank"], after["one rank"]) == (1e-2, 1e-5)
+    assert before["sketches"] == after["sketches"]

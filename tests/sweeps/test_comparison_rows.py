@@ -9,9 +9,10 @@ import pytest
 
 from fedfit.reports.read import RunData
 from fedfit.sweeps.comparison import Case, Comparison, Method
-from fedfit.sweeps.comparison_rows import Outcome, curves_csv, group_outcomes, groups_csv, outcome_of, outcomes_csv
 from fedfit.sweeps.comparison_table import case_table, table_page
 from fedfit.sweeps.rate_search import Trial
+from fedfit.sweeps.rows import Row, rounds_csv, row_of, rows_csv, summarise, summary_csv
+from fedfit.sweeps.sweep import Sweep
 
 CASE = Case("ag_news", 0.5)
 ACCURACIES = (0.25, 0.6, 0.8, 0.7, 0.9)
@@ -39,8 +40,20 @@ def made_up_run(accuracies: tuple[float, ...] = ACCURACIES, **every_round: Any) 
     return RunData(Path("run"), "run", {"training": {"learning_rate": 1e-3}}, {}, rounds, [], None)
 
 
-def outcome(seed: int = 0, method: str = "a", target: float = 0.8, case: Case = CASE, run: RunData | None = None) -> Outcome:
-    return outcome_of(case, Method(method, (), sends=method != "alone"), seed, run or made_up_run(), target)
+def main(case: Case = CASE, method: str = "a", target: float = 0.8) -> Sweep:
+    """The main runs of one method in one case."""
+    methods = (Method(method, (), sends=method != "alone"),)
+    meeting = Comparison("c", "Title", "tiny", "", methods, (case,), (1e-3, 3e-3), 0.5, 1000, {case.source: target})
+    return meeting.main(case, {method: 1e-3})
+
+
+def outcome(seed: int = 0, method: str = "a", target: float = 0.8, case: Case = CASE, run: RunData | None = None) -> Row:
+    sweep = main(case, method, target)
+    return row_of(sweep, sweep.points[0], seed, run or made_up_run())
+
+
+def values(row: Row, *names: str) -> tuple[float | None, ...]:
+    return tuple(row.values[name] for name in names)
 
 
 def comparison() -> Comparison:
@@ -50,10 +63,11 @@ def comparison() -> Comparison:
 def test_totals_of_a_run() -> None:
     """1 + 2 + 3 + 4 = 10 in every measure; refused in rounds 1 and 3."""
     found = outcome()
-    assert (found.final_accuracy, found.final_macro_f1) == (0.9, 0.8)
-    assert (found.uplink_bytes, found.downlink_bytes) == (1000, 100)
-    assert (found.simulated_s, found.simulated_j, found.server_s) == (10.0, 20.0, 2.5)
-    assert (found.wall_s, found.refused, found.learning_rate) == (5.0, 2, 1e-3)
+    assert values(found, "final_accuracy", "final_macro_f1") == (0.9, 0.8)
+    assert values(found, "uplink_bytes", "downlink_bytes") == (1000, 100)
+    assert values(found, "simulated_s", "simulated_j", "server_s") == (10.0, 20.0, 2.5)
+    assert values(found, "wall_s", "refused") == (5.0, 2)
+    assert found.facts == (("learning_rate", 1e-3), ("target", 0.8))
     assert found.sent_bytes == (0, 110, 330, 660, 1100)
 
 
@@ -69,32 +83,33 @@ def test_totals_of_a_run() -> None:
 def test_to_the_target(target: float, rounds: int | None, seconds: float | None, joules: float | None) -> None:
     """The first round at the target or above counts, though a later one falls below it."""
     found = outcome(target=target)
-    assert (found.rounds_to_target, found.seconds_to_target, found.joules_to_target) == (rounds, seconds, joules)
+    assert values(found, "rounds_to_target", "seconds_to_target", "joules_to_target") == (rounds, seconds, joules)
 
 
 def test_a_run_without_a_plan_has_rounds_to_the_target_but_no_seconds() -> None:
     found = outcome(run=made_up_run(simulated_s=None, simulated_j=None))
-    assert (found.rounds_to_target, found.seconds_to_target, found.joules_to_target) == (2, None, None)
-    assert (found.simulated_s, found.simulated_j) == (None, None)
+    assert values(found, "rounds_to_target", "seconds_to_target", "joules_to_target") == (2, None, None)
+    assert values(found, "simulated_s", "simulated_j") == (None, None)
 
 
 def test_a_run_that_did_not_record_the_servers_seconds() -> None:
     run = made_up_run()
     for line in run.rounds:
         del line["server_seconds"]
-    assert outcome(run=run).server_s is None
-    assert outcome(run=made_up_run(server_seconds=None)).server_s is None
+    assert outcome(run=run).values["server_s"] is None
+    assert outcome(run=made_up_run(server_seconds=None)).values["server_s"] is None
 
 
 def test_a_method_that_needs_no_exchange_has_no_bytes() -> None:
     found = outcome(method="alone")
-    assert (found.uplink_bytes, found.downlink_bytes, found.sent_bytes) == (None, None, (0, 0, 0, 0, 0))
+    assert values(found, "uplink_bytes", "downlink_bytes") == (None, None)
+    assert found.sent_bytes == (0, 0, 0, 0, 0)
 
 
 def test_a_group_by_hand() -> None:
     """Final accuracies 90 and 70 %: mean 80, s = 20/√2. The second never gets to 80 %, so 3 s are the first's alone."""
     rows = [outcome(0), outcome(1, run=made_up_run((0.25, 0.6, 0.7)))]
-    (group,) = group_outcomes(rows)
+    (group,) = summarise(rows)
     assert (group.n, group.reached) == (2, 1)
     assert group.mean["final_accuracy"] == pytest.approx(0.8)
     assert group.sd["final_accuracy"] == pytest.approx(0.2 / 2**0.5)
@@ -105,7 +120,11 @@ def test_a_group_by_hand() -> None:
 def test_methods_and_cases_are_kept_apart() -> None:
     other = Case("ag_news", 0.1)
     rows = [outcome(0, "a"), outcome(1, "a"), outcome(0, "b"), outcome(0, "a", case=other)]
-    assert [(g.case, g.method, g.n) for g in group_outcomes(rows)] == [(CASE, "a", 2), (CASE, "b", 1), (other, "a", 1)]
+    assert [(g.panel, g.line, g.n) for g in summarise(rows)] == [
+        (CASE.label, "a", 2),
+        (CASE.label, "b", 1),
+        (other.label, "a", 1),
+    ]
 
 
 def test_the_table_says_reached_not_reached_and_not_there() -> None:
@@ -121,7 +140,7 @@ def test_the_table_says_reached_not_reached_and_not_there() -> None:
         outcome(0, "c", run=never),
         outcome(0, "alone", run=unplanned),
     ]  # fmt: skip
-    lines = case_table(group_outcomes(rows)).splitlines()
+    lines = case_table(summarise(rows)).splitlines()
     assert lines[0].endswith("| seconds to 80 % | joules to 80 % | server, s |")
     assert lines[2] == ("| a | 0.001 | 90.0 ± 0.0 | 80.0 ± 0.0 | 10.00 ± 0.00 | 1.00 ± 0.00 | 3 ± 0 | 6 ± 0 | 2.50 ± 0.00 |")
     assert "| 3 (1 of 2 seeds) | 6 (1 of 2 seeds) |" in lines[3]
@@ -139,7 +158,9 @@ def test_the_page_has_a_table_a_case_and_the_search() -> None:
 
 def test_the_csv_files_hold_what_the_rows_hold() -> None:
     rows = [outcome(0), outcome(1, run=made_up_run((0.25, 0.6)))]
-    runs, groups, curves = (list(csv.DictReader(io.StringIO(write(rows)))) for write in (outcomes_csv, groups_csv, curves_csv))
+    runs, groups, curves = (
+        list(csv.DictReader(io.StringIO(write(main(), rows)))) for write in (rows_csv, summary_csv, rounds_csv)
+    )
     assert [(line["data"], line["alpha"], line["seed"], line["seconds_to_target"]) for line in runs] == [
         ("ag_news", "0.5", "0", "3.0"),
         ("ag_news", "0.5", "1", ""),

@@ -3,9 +3,9 @@
 import pytest
 
 from fedfit.sweeps.comparison import Case, Claim, Comparison, Method
-from fedfit.sweeps.comparison_rows import Outcome
 from fedfit.sweeps.comparison_verdicts import OVER_ALL, RULE, claim_word, judge_claim, verdicts_page
-from fedfit.sweeps.verdicts import FAILS, HOLDS, NOISE
+from fedfit.sweeps.estimate import FAILS, HOLDS, NOISE
+from fedfit.sweeps.rows import Row
 from tests.sweeps.test_comparison_rows import made_up_run, outcome
 
 EASY, HARD = Case("ag_news", 0.5), Case("ag_news", 0.1)
@@ -13,7 +13,7 @@ WOBBLE = (0.0, 0.05, -0.05)
 """Added to every method of a seed: it is large, and a paired difference does not see it."""
 
 
-def rows(values: dict[tuple[str, Case], tuple[float, ...]]) -> list[Outcome]:
+def rows(values: dict[tuple[str, Case], tuple[float, ...]]) -> list[Row]:
     """Final accuracy by method, case and seed."""
     return [
         outcome(seed, method, case=case, run=made_up_run((0.25, value + WOBBLE[seed])))

@@ -16,7 +16,7 @@ from fedfit.sweeps.figures import FIGURES, PLACEMENTS, RANKS, load_ratio
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_run_is_valid_and_has_a_folder_of_its_own(figure: str, scale: str) -> None:
     sweep = FIGURES[figure](scale)
-    runs = sweep.runs(SEEDS[scale])
+    runs = sweep.runs()
     assert [(run.folder, validate_offline(run.recipe)) for run in runs if validate_offline(run.recipe)] == []
     assert len({run.folder for run in runs}) == len(runs) == SEEDS[scale] * len(sweep.points)
     assert all(parse_recipe(to_toml(run.recipe)) == run.recipe for run in runs)

@@ -1,7 +1,5 @@
 """The comparison of mixed ranks as it is offered: recipes that hold, fair to every method, and names that are checked."""
 
-from pathlib import Path
-
 import pytest
 
 from fedfit.errors import RecipeError
@@ -9,15 +7,15 @@ from fedfit.experiment.load import parse_recipe, to_toml
 from fedfit.experiment.validate import validate_offline
 from fedfit.settings import Recipe
 from fedfit.sweeps.mixed_ranks import CENTRAL, FSLORA, FULL, LOWEST, RATES, SCALES, mixed_ranks
-from fedfit.sweeps.reproduce import find_comparison, find_sweep, reproduce, write_results
+from fedfit.sweeps.reproduce import find_study
 from fedfit.sweeps.sweep import Run
 
 
 def all_runs(scale: str) -> list[Run]:
-    comparison = mixed_ranks(scale)
+    comparison = mixed_ranks(scale).with_seeds(1)
     rates = {method.name: comparison.rates[0] for method in comparison.methods}
-    searches = [run for source in comparison.sources() for run in comparison.search(source).runs(1)]
-    return [*searches, *(run for case in comparison.cases for run in comparison.main(case, rates).runs(1))]
+    searches = [run for source in comparison.sources() for run in comparison.search(source).runs()]
+    return [*searches, *(run for case in comparison.cases for run in comparison.main(case, rates).runs())]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -32,7 +30,7 @@ def test_four_settings_eight_methods_and_a_search_with_a_seed_of_its_own() -> No
     comparison = mixed_ranks("small")
     assert [case.slug for case in comparison.cases] == ["ag_news-0.1", "ag_news-0.5", "sst2-0.1", "sst2-0.5"]
     assert len(comparison.methods) == 8
-    search = comparison.search("sst2").runs(1)
+    search = comparison.search("sst2").runs()
     assert len(search) == 8 * len(RATES)
     assert {(run.seed, run.recipe.seed, run.recipe.partition.alpha) for run in search} == {(1000, 1000, 0.5)}
     assert {run.recipe.training.learning_rate for run in search} == set(RATES)
@@ -40,9 +38,9 @@ def test_four_settings_eight_methods_and_a_search_with_a_seed_of_its_own() -> No
 
 def recipes() -> dict[str, Recipe]:
     """By method, in the last case of small."""
-    comparison = mixed_ranks("small")
+    comparison = mixed_ranks("small").with_seeds(1)
     rates = {method.name: 1e-3 for method in comparison.methods}
-    return {run.point.line: run.recipe for run in comparison.main(comparison.cases[-1], rates).runs(1)}
+    return {run.point.line: run.recipe for run in comparison.main(comparison.cases[-1], rates).runs()}
 
 
 def test_what_is_the_same_for_every_method() -> None:
@@ -88,17 +86,18 @@ def test_smoke_needs_no_download() -> None:
         ("fig3", "small", 1, "ag_news", "fig3 has no cases"),
     ],
 )
-def test_a_wrong_name_is_told_at_once(name: str, scale: str, seeds: int, only: str | None, said: str, tmp_path: Path) -> None:
-    for call in (reproduce, write_results):
-        with pytest.raises(RecipeError, match=said):
-            call(name, scale, seeds, tmp_path, only=only)
+def test_a_wrong_name_is_told_at_once(name: str, scale: str, seeds: int, only: str | None, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        find_study(name, scale, seeds, only=only)
 
 
 def test_only_takes_the_cases_of_that_name() -> None:
-    comparison = find_comparison("mixed-ranks", "small")
+    comparison = mixed_ranks("small")
     assert [case.slug for case in comparison.matching("sst2")] == ["sst2-0.1", "sst2-0.5"]
     assert comparison.only(comparison.matching("sst2")).sources() == ["sst2"]
 
 
-def test_figures_are_found_as_before() -> None:
-    assert find_sweep("fig3", "small").name == "fig3"
+def test_a_study_is_found_by_name() -> None:
+    found = find_study("fig3", "small", only=None)
+    assert (found.name, found.default_out.as_posix()) == ("fig3", "runs/fig3-small")
+    assert find_study("mixed-ranks", "smoke").default_out.as_posix() == "runs/mixed-ranks-smoke"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from fedfit.errors import RecipeError, RunFolderError
-from fedfit.sweeps.collect import collect, rows_csv, summarise, summary_csv
 from fedfit.sweeps.describe import caption, settings_text
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
-from fedfit.sweeps.reproduce import reproduce, write_results, write_sweep
+from fedfit.sweeps.reproduce import find_study, write_sweep
+from fedfit.sweeps.rows import collect, rows_csv, summarise, summary_csv
 from fedfit.sweeps.runner import run_sweep
 from fedfit.sweeps.sweep import Point, Sweep
 from tests.sweeps.conftest import SEEDS, row
@@ -28,7 +28,7 @@ def table(text: str) -> list[dict[str, str]]:
 
 def test_rows_and_summary_equal_what_the_run_folders_say(sweep: Sweep, done: Path) -> None:
     """Means by hand, and the standard deviation of two values, |a − b|/√2."""
-    rows, summary = table(rows_csv(collect(sweep, SEEDS, done))), table(summary_csv(collect(sweep, SEEDS, done)))
+    rows, summary = table(rows_csv(sweep, collect(sweep, done))), table(summary_csv(sweep, collect(sweep, done)))
     assert [(line["x"], line["seed"]) for line in rows] == [("1", "0"), ("1", "1"), ("4", "0"), ("4", "1")]
     assert [(line["x"], line["n"]) for line in summary] == [("1", "2"), ("4", "2")]
     for place, rank in enumerate((1, 4)):
@@ -56,7 +56,7 @@ def test_what_a_run_without_a_plan_does_not_have_is_blank(sweep: Sweep, done: Pa
             json.loads(line) | {"rank": None, "simulated_s": None, "simulated_j": None} for line in log.read_text().splitlines()
         ]
         log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for line in table(rows_csv(collect(sweep, SEEDS, out))):
+    for line in table(rows_csv(sweep, collect(sweep, out))):
         assert line["mean_rank"] == line["simulated_s"] == line["simulated_j"] == ""
 
 
@@ -69,8 +69,8 @@ def test_planned_rounds_give_rank_seconds_and_joules(sweep: Sweep, done: Path, t
     for line, (rank, seconds, joules) in zip(lines, planned, strict=True):
         line.update(rank=rank, simulated_s=seconds, simulated_j=joules)
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    first = collect(sweep, SEEDS, out)[0]
-    assert (first.mean_rank, first.simulated_s, first.simulated_j) == (4.0, 4.0, 30.0)
+    first = collect(sweep, out)[0]
+    assert [first.values[name] for name in ("mean_rank", "simulated_s", "simulated_j")] == [4.0, 4.0, 30.0]
 
 
 def test_one_seed_has_no_standard_deviation() -> None:
@@ -80,20 +80,20 @@ def test_one_seed_has_no_standard_deviation() -> None:
 
 def test_everything_can_be_made_again_to_the_byte(sweep: Sweep, done: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(done, tmp_path / "out"))
-    written = write_sweep(sweep, SEEDS, out)
+    written = write_sweep(sweep, out)
     assert [path.name for path in written] == WRITTEN
     before = {path: path.read_bytes() for path in written}
     assert all(before.values())
-    assert write_sweep(sweep, SEEDS, out) == written
+    assert write_sweep(sweep, out) == written
     assert {path: path.read_bytes() for path in written} == before
 
 
 def test_a_sweep_over_rounds_is_drawn(sweep: Sweep, tmp_path: Path) -> None:
     """As Fig. 2: the points are lines, and the name of a run folder has no x."""
-    lines = replace(sweep, name="fig2", points=(Point("all layers", None, ('adapter.layers="all"',)),))
-    list(run_sweep(lines, 1, tmp_path))
+    lines = replace(sweep, name="fig2", points=(Point("all layers", None, ('adapter.layers="all"',)),), seeds=(0,))
+    list(run_sweep(lines, tmp_path))
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["all-layers-seed0"]
-    assert "all layers" in write_sweep(lines, 1, tmp_path)[1].read_text()
+    assert "all layers" in write_sweep(lines, tmp_path)[1].read_text()
 
 
 @pytest.mark.parametrize(("untrained", "drawn"), [(0.85, True), (0.25, False)])
@@ -112,12 +112,12 @@ def test_an_unfinished_sweep_has_no_results(sweep: Sweep, done: Path, tmp_path: 
     out = Path(shutil.copytree(done, tmp_path / "out"))
     shutil.rmtree(out / "runs" / "last-2-layers-4-seed1")
     with pytest.raises(RunFolderError, match=r"1 of 4 runs are not finished .*last-2-layers-4-seed1"):
-        write_sweep(sweep, SEEDS, out)
+        write_sweep(sweep, out)
     assert [path.name for path in out.iterdir()] == ["runs"]
 
 
 def test_settings_tell_printed_from_chosen(sweep: Sweep) -> None:
-    printed, chosen = settings_text(sweep, SEEDS).split("## Not printed in the paper, chosen here")
+    printed, chosen = settings_text(sweep).split("## Not printed in the paper, chosen here")
     assert "| ranks | 1 to 32 | `adapter.rank` = 1, 4 |" in printed
     assert "| batch size | `training.batch_size` = 8 | small |" in chosen
     assert "differ in `adapter.rank`, `name` and `seed`" in chosen
@@ -127,7 +127,7 @@ def test_settings_tell_printed_from_chosen(sweep: Sweep) -> None:
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_settings_name_what_the_paper_does_not_print(figure: str, scale: str) -> None:
     """Section 3 has no word on these; METHODS names the last five, for the figures on resources."""
-    chosen = settings_text(FIGURES[figure](scale), 3).split("## Not printed in the paper")[1].split("## The recipe")[0]
+    chosen = settings_text(FIGURES[figure](scale)).split("## Not printed in the paper")[1].split("## The recipe")[0]
     keys = ["federation.rounds", "training.batch_size", "adapter.alpha", "data.max_tokens", "training.optimizer"]
     if figure in ("fig4", "fig5"):
         keys += ["fleet.max_frequency_hz", "fleet.noise_w", "fleet.circuit_energy_j", "plan.deadline_s", "plan.energy_budget_j"]
@@ -136,14 +136,14 @@ def test_settings_name_what_the_paper_does_not_print(figure: str, scale: str) ->
 
 def test_caption() -> None:
     """Of the sizes that the recipes have: 3,000 samples on three devices; and all of 120,000."""
-    assert caption(FIGURES["fig3"]("small"), 3) == (
+    assert caption(FIGURES["fig3"]("small").with_seeds(3)) == (
         "MiniLM, 3 × 1,000 AG News samples, 4 rounds, mean ± s.d. of 3 seeds; see settings.md"
     )
     assert (
-        caption(FIGURES["fig3"]("paper"), 1)
+        caption(FIGURES["fig3"]("paper").with_seeds(1))
         == "RoBERTa-base, all AG News samples on 3 devices, 10 rounds, 1 seed; see settings.md"
     )
-    assert "1 round, 1 seed" in caption(FIGURES["fig3"]("smoke"), 1)
+    assert "1 round, 1 seed" in caption(FIGURES["fig3"]("smoke").with_seeds(1))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,6 @@ def test_caption() -> None:
         ("fig3", "small", 0, "--seeds = 0"),
     ],
 )
-def test_a_wrong_name_is_told_at_once(figure: str, scale: str, seeds: int, said: str, tmp_path: Path) -> None:
-    for call in (reproduce, write_results):
-        with pytest.raises(RecipeError, match=said):
-            call(figure, scale, seeds, tmp_path)
+def test_a_wrong_name_is_told_at_once(figure: str, scale: str, seeds: int, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        find_study(figure, scale, seeds)

@@ -31,14 +31,14 @@ def test_every_point_and_seed_is_a_run_folder_of_its_own(done: Path) -> None:
 
 
 def test_a_seed_changes_the_run_and_a_point_changes_its_key(sweep: Sweep) -> None:
-    runs = {run.folder: run.recipe for run in sweep.runs(SEEDS)}
+    runs = {run.folder: run.recipe for run in sweep.runs()}
     assert list(runs) == FOLDERS
     assert [(recipe.seed, recipe.adapter.rank) for recipe in runs.values()] == [(0, 1), (0, 4), (1, 1), (1, 4)]
 
 
 def test_progress_counts_every_round_once(sweep: Sweep, tmp_path: Path) -> None:
     """2 points × 2 seeds × rounds 0 to 3 are 16 rounds; each run is announced before its first."""
-    seen = list(run_sweep(sweep, SEEDS, tmp_path))
+    seen = list(run_sweep(sweep, tmp_path))
     assert [(step.run, step.round, step.done) for step in seen[:5]] == [
         (1, None, 0),
         (1, 0, 1),
@@ -48,17 +48,17 @@ def test_progress_counts_every_round_once(sweep: Sweep, tmp_path: Path) -> None:
     ]
     assert [step.done for step in seen if step.round is not None] == list(range(1, 17))
     assert {(step.runs, step.total, step.rounds) for step in seen} == {(4, 16, 3)}
-    assert all((step.accuracy is None) == (step.round is None) for step in seen)
+    assert all((step.value is None) == (step.round is None) for step in seen)
 
 
 @pytest.mark.parametrize("steps", [3, 7, 11])
 def test_stopped_and_resumed_is_as_never_stopped(sweep: Sweep, done: Path, tmp_path: Path, steps: int) -> None:
     """Stopped in the first run after round 1, in the second, and at the announcement of the third."""
-    stream = run_sweep(sweep, SEEDS, tmp_path)
+    stream = run_sweep(sweep, tmp_path)
     for _ in range(steps):
         next(stream)
     stream.close()  # type: ignore[attr-defined]
-    rest = [step.round for step in run_sweep(sweep, SEEDS, tmp_path)]
+    rest = [step.round for step in run_sweep(sweep, tmp_path)]
     assert None in rest
     assert outcomes(tmp_path) == outcomes(done)
 
@@ -69,7 +69,7 @@ def test_killed_between_a_folder_and_its_recipe(sweep: Sweep, done: Path, tmp_pa
     for item in broken.iterdir():
         if item.name not in (".lock", "environment.json"):
             shutil.rmtree(item) if item.is_dir() else item.unlink()
-    list(run_sweep(sweep, SEEDS, tmp_path / "out"))
+    list(run_sweep(sweep, tmp_path / "out"))
     assert outcomes(tmp_path / "out") == outcomes(done)
 
 
@@ -77,7 +77,7 @@ def test_killed_before_the_last_checkpoint(sweep: Sweep, done: Path, tmp_path: P
     """The line of the last round is there, but the round does not count without its checkpoint."""
     out = copy(done, tmp_path / "out")
     (out / "runs" / FOLDERS[0] / "checkpoints" / "round-000003.checkpoint").unlink()
-    steps = [step.round for step in run_sweep(sweep, SEEDS, out) if step.run == 1]
+    steps = [step.round for step in run_sweep(sweep, out) if step.run == 1]
     assert steps == [None, 2, 3]
     assert outcomes(out) == outcomes(done)
 
@@ -85,7 +85,7 @@ def test_killed_before_the_last_checkpoint(sweep: Sweep, done: Path, tmp_path: P
 def test_finished_runs_are_not_run_again(sweep: Sweep, done: Path, tmp_path: Path) -> None:
     out = copy(done, tmp_path / "out")
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    steps = list(run_sweep(sweep, SEEDS, out))
+    steps = list(run_sweep(sweep, out))
     expected = [Progress(number + 1, 4, name, 3, 3, None, 4 * number + 4, 16) for number, name in enumerate(FOLDERS)]
     assert steps == expected
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
@@ -93,7 +93,7 @@ def test_finished_runs_are_not_run_again(sweep: Sweep, done: Path, tmp_path: Pat
 
 def test_more_seeds_add_runs_and_leave_the_others(sweep: Sweep, done: Path, tmp_path: Path) -> None:
     out = copy(done, tmp_path / "out")
-    announced = [step.name for step in run_sweep(sweep, SEEDS + 1, out) if step.round is None]
+    announced = [step.name for step in run_sweep(sweep.with_seeds(SEEDS + 1), out) if step.round is None]
     assert announced == ["last-2-layers-1-seed2", "last-2-layers-4-seed2"]
 
 
@@ -101,7 +101,7 @@ def test_another_recipe_is_refused_before_anything_runs(world: World, done: Path
     """Rounds 5 in place of 3 in all 4 runs, and seed 2, which is not there, must not be started."""
     out = copy(done, tmp_path / "out")
     with pytest.raises(RunFolderError) as error:
-        next(run_sweep(make_sweep(world, rounds=5), SEEDS + 1, out))
+        next(run_sweep(make_sweep(world, rounds=5).with_seeds(SEEDS + 1), out))
     said = str(error.value)
     assert "federation.rounds is 3 there and 5 now" in said
     assert "and 3 other runs" in said
@@ -115,7 +115,7 @@ def test_force_runs_anew_only_what_differs(sweep: Sweep, done: Path, tmp_path: P
     out = copy(done, tmp_path / "out")
     low, high = sweep.points
     changed = replace(sweep, points=(low, replace(high, overrides=(*high.overrides, "training.learning_rate=0.02"))))
-    announced = [step.name for step in run_sweep(changed, SEEDS, out, force=True) if step.round is None]
+    announced = [step.name for step in run_sweep(changed, out, force=True) if step.round is None]
     assert announced == [FOLDERS[1], FOLDERS[3]]
     before, after = outcomes(done), outcomes(out)
     assert [before[name] == after[name] for name in FOLDERS] == [True, False, True, False]
@@ -124,7 +124,7 @@ def test_force_runs_anew_only_what_differs(sweep: Sweep, done: Path, tmp_path: P
 def test_a_fault_of_the_last_point_is_told_before_the_first_runs(world: World, tmp_path: Path) -> None:
     """The model's matrices have 32 rows, so that a rank of 64 cannot be."""
     with pytest.raises(RecipeError, match=r"adapter\.rank = 64"):
-        next(run_sweep(make_sweep(world, ranks=(1, 64)), SEEDS, tmp_path / "out"))
+        next(run_sweep(make_sweep(world, ranks=(1, 64)), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +139,7 @@ def test_one_model_is_in_memory_at_a_time(sweep: Sweep, tmp_path: Path) -> None:
     gc.disable()  # what the runner does not collect by itself is to be seen
     before = embeddings()
     try:
-        alive = [(step.round is None, embeddings() - before) for step in run_sweep(sweep, 1, tmp_path)]
+        alive = [(step.round is None, embeddings() - before) for step in run_sweep(sweep.with_seeds(1), tmp_path)]
     finally:
         gc.enable()
     assert {count for announced, count in alive if announced} == {0}
@@ -152,7 +152,7 @@ def test_runs_of_one_trunk_are_together(sweep: Sweep) -> None:
     points = tuple(
         replace(sweep.points[0], x=place, overrides=(f'adapter.layers="{layers}"',)) for place, layers in enumerate(specs)
     )
-    order = [(run.recipe.adapter.layers, run.seed, run.point.x) for run in replace(sweep, points=points).runs(2)]
+    order = [(run.recipe.adapter.layers, run.seed, run.point.x) for run in replace(sweep, points=points).runs()]
     assert order == [
         ("last:1", 0, 0), ("last:1", 0, 2), ("last:1", 1, 0), ("last:1", 1, 2),
         ("last:2", 0, 1), ("last:2", 0, 3), ("last:2", 1, 1), ("last:2", 1, 3),

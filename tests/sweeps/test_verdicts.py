@@ -2,8 +2,9 @@
 
 import pytest
 
-from fedfit.sweeps.collect import Row
-from fedfit.sweeps.verdicts import FAILS, HOLDS, NOISE, RULE, Estimate, judge, verdicts_text
+from fedfit.sweeps.estimate import FAILS, HOLDS, NOISE, Estimate
+from fedfit.sweeps.rows import Row
+from fedfit.sweeps.verdicts import RULE, judge, verdicts_text
 from tests.sweeps.conftest import row
 
 WOBBLE = (0.0, 0.01, -0.01)

@@ -5,6 +5,19 @@ from __future__ import annotations
 from fedfit.sweeps.sweep import Setting
 
 SCALES = ("smoke", "small", "paper")
+MEASURES = (
+    "final_accuracy",
+    "final_macro_f1",
+    "untrained_accuracy",
+    "mean_rank",
+    "simulated_s",
+    "simulated_j",
+    "uplink_bytes",
+    "wall_s",
+    "refused",
+)
+"""The columns of a figure's tables."""
+
 SEEDS = {"smoke": 1, "small": 3, "paper": 3}
 
 SAMPLES_PER_DEVICE = {"smoke": 100, "small": 1000, "paper": 40_000}

@@ -18,6 +18,22 @@ from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
 
 SEARCH_FOLDER = "search"
 
+MEASURES = (
+    "final_accuracy",
+    "final_macro_f1",
+    "uplink_bytes",
+    "downlink_bytes",
+    "simulated_s",
+    "simulated_j",
+    "rounds_to_target",
+    "seconds_to_target",
+    "joules_to_target",
+    "server_s",
+    "wall_s",
+    "refused",
+)
+"""The columns of a comparison's tables."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -85,7 +101,11 @@ class Comparison:
     claims: tuple[Claim, ...] = ()
     notes: tuple[Setting, ...] = ()
     source_overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    default_seeds: int = 3
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def with_seeds(self, count: int | None) -> Comparison:
+        """The same over ``count`` seeds counted from 0; ``None`` leaves them as they are. The search keeps its own."""
+        return self if count is None else replace(self, seeds=tuple(range(count)))
 
     def search(self, source: str) -> Sweep:
         """Every method at every rate on ``source``; the rate is x. One seed."""
@@ -95,24 +115,33 @@ class Comparison:
             for method in self.methods
             for rate in self.rates
         ]
-        return self._sweep(f"{self.name} {SEARCH_FOLDER} {source}", points, self.search_seed)
+        return self._sweep(f"{self.name} {SEARCH_FOLDER} {source}", points, (self.search_seed,))
 
     def main(self, case: Case, rates: Mapping[str, float]) -> Sweep:
         """Every method in ``case``, at the learning rate that ``rates`` has for it by name."""
+        target = self.targets[case.source]
         points = [
-            Point(method.name, None, (*self._overrides(case, method), f"training.learning_rate={rates[method.name]}"))
+            Point(
+                method.name,
+                None,
+                (*self._overrides(case, method), f"training.learning_rate={rates[method.name]}"),
+                panel=case.label,
+                columns=(("data", case.source), ("alpha", case.alpha), ("method", method.name)),
+                facts=(("learning_rate", rates[method.name]), ("target", target)),
+                exchanges=method.sends,
+            )
             for method in self.methods
         ]
-        return self._sweep(f"{self.name} {case.slug}", points, 0)
+        return replace(self._sweep(f"{self.name} {case.slug}", points, self.seeds), target=target)
 
     def whole(self) -> Sweep:
-        """All methods in all cases as one sweep, to be told of rather than run. The first point comes at every rate."""
+        """All methods in all cases as one sweep, reported, not executed. The first point is there at every rate."""
         first, *others = [
             Point(method.name, None, self._overrides(case, method)) for case in self.cases for method in self.methods
         ]
         swept = [replace(first, x=rate, overrides=(*first.overrides, f"training.learning_rate={rate}")) for rate in self.rates]
         least = f"training.learning_rate={min(self.rates)}"
-        return self._sweep(self.name, [*swept, *(replace(p, overrides=(*p.overrides, least)) for p in others)], 0)
+        return self._sweep(self.name, [*swept, *(replace(p, overrides=(*p.overrides, least)) for p in others)], self.seeds)
 
     def search_folder(self, source: str, out: Path) -> Path:
         """Where the search on ``source`` is."""
@@ -133,7 +162,16 @@ class Comparison:
     def _overrides(self, case: Case, method: Method) -> tuple[str, ...]:
         return (*case.overrides, *self.source_overrides.get(case.source, ()), *method.overrides)
 
-    def _sweep(self, name: str, points: Sequence[Point], first_seed: int) -> Sweep:
+    def _sweep(self, name: str, points: Sequence[Point], seeds: tuple[int, ...]) -> Sweep:
         return Sweep(
-            name, self.title, Axis(""), self.base, tuple(points), self.notes, self.scale, self.default_seeds, first_seed
+            name,
+            self.title,
+            Axis(""),
+            self.base,
+            tuple(points),
+            self.notes,
+            self.scale,
+            seeds,
+            measures=MEASURES,
+            command=f"fedfit reproduce {self.name}",
         )

@@ -1,4 +1,4 @@
-"""Accuracy over bytes, a panel a case: the mean over the seeds with its spread, in the house style."""
+"""The metric over bytes, a panel a case: the mean over the seeds, and its spread where the runs end."""
 
 from __future__ import annotations
 
@@ -9,66 +9,84 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from fedfit.reports.style import FAINT, PALETTE, blank, bytes_scale, drawing, line_look, save
-from fedfit.sweeps.comparison import Case, Comparison
-from fedfit.sweeps.comparison_rows import Outcome
+from fedfit.reports.style import FAINT, MARKERS, PALETTE, blank, bytes_scale, drawing, save
+from fedfit.sweeps.comparison import Comparison
+from fedfit.sweeps.figure import mean_and_sd
+from fedfit.sweeps.metric import Metric
+from fedfit.sweeps.rows import Row
 
-_PANEL_INCHES = (4.8, 3.4)
-_LEGEND_INCHES = 1.0
+_PANEL_INCHES = (4.2, 3.0)
+_LEGEND_INCHES = 1.2
 _BOUND_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Of methods that send nothing, told from one another and from the lines."""
 
+_METRIC = Metric()
 
-def write_comparison_figure(comparison: Comparison, outcomes: Sequence[Outcome], caption: str, folder: Path) -> list[Path]:
-    """Draws ``outcomes`` into ``folder`` as ``<name>.png`` and ``.svg``; ``caption`` goes under the figure in small print."""
-    cases = list(dict.fromkeys(outcome.case for outcome in outcomes))
-    columns = min(2, len(cases))
-    rows = -(-len(cases) // columns)
-    size = (max(columns, 1.5) * _PANEL_INCHES[0], rows * _PANEL_INCHES[1] + _LEGEND_INCHES)
+
+def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption: str, folder: Path) -> list[Path]:
+    """Draws ``rows`` into ``folder`` as ``<name>.png`` and ``.svg``; ``caption`` goes under the figure in small print."""
+    cases = list(dict.fromkeys(row.panel for row in rows))
+    across = min(2, len(cases))
+    down = -(-len(cases) // across)
+    size = (max(across, 1.5) * _PANEL_INCHES[0], down * _PANEL_INCHES[1] + _LEGEND_INCHES)
     with drawing():
-        figure, axes = blank(size, nrows=rows, ncols=columns, squeeze=False)
+        figure, axes = blank(size, nrows=down, ncols=across, squeeze=False)
         panels = list(axes.flat)
-        divisor, unit = bytes_scale(max(outcome.sent_bytes[-1] for outcome in outcomes))
+        divisor, unit = bytes_scale(max(row.sent_bytes[-1] for row in rows))
         for panel, case in zip(panels, cases, strict=False):
-            _draw_case(comparison, [outcome for outcome in outcomes if outcome.case == case], case, panel, divisor)
-            panel.set_xlabel(f"Sent since the start, up and down ({unit})")
+            _draw_case(comparison, [row for row in rows if row.panel == case], panel, divisor)
+            panel.set_title(case)
         for panel in panels[len(cases) :]:
             panel.set_axis_off()
-        for row in axes:
-            row[0].set_ylabel("Test accuracy (%)")
+        for panel in axes[-1]:
+            panel.set_xlabel(f"Sent, up and down ({unit})")
+        for panels_beside in axes:
+            panels_beside[0].set_ylabel(_METRIC.label)
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)))
-        figure.supxlabel(caption, fontsize=8, color=FAINT)
+        figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(names)), columnspacing=1.2)
+        figure.supxlabel(f"bars: s.d. after the last round. {caption}", fontsize=8, color=FAINT)
         return save(figure, folder / comparison.name)
 
 
-def _draw_case(comparison: Comparison, outcomes: Sequence[Outcome], case: Case, panel: Any, divisor: float) -> None:
+def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor: float) -> None:
     """A method has its colour by its place among all, so that it is the same in every panel."""
     bounds = 0
     for index, method in enumerate(comparison.methods):
-        rows = [outcome for outcome in outcomes if outcome.method == method.name]
-        if rows and method.sends:
-            _draw_curve(rows, method.name, index, panel, divisor)
-        elif rows:
-            mean = 100 * statistics.fmean(row.final_accuracy for row in rows)
+        found, colour = [row for row in rows if row.line == method.name], PALETTE[index % len(PALETTE)]
+        if found and method.sends:
+            _draw_curve(found, method.name, index, panel, divisor)
+        elif found:
+            mean = _METRIC.factor * statistics.fmean(row.final for row in found)
             dash = _BOUND_DASHES[bounds % len(_BOUND_DASHES)]
-            colour = PALETTE[index % len(PALETTE)]
             panel.axhline(mean, color=colour, linewidth=1.4, linestyle=dash, label=f"{method.name}, last round")
             bounds += 1
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would be set as formulas
-    panel.set_title(case.label)
 
 
-def _draw_curve(rows: Sequence[Outcome], label: str, index: int, panel: Any, divisor: float) -> None:
-    """From round 1 on, since nothing was sent before and the axis is logarithmic; the band is the standard deviation."""
-    x = [statistics.fmean(values) / divisor for values in zip(*(row.sent_bytes[1:] for row in rows), strict=True)]
-    by_round = [[100 * value for value in values] for values in zip(*(row.accuracies[1:] for row in rows), strict=True)]
-    mean = [statistics.fmean(values) for values in by_round]
-    sd = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in by_round]
-    look = line_look(index, len(x))
-    panel.plot(x, mean, label=label, zorder=3, **look)
-    low, high = ([m + sign * s for m, s in zip(mean, sd, strict=True)] for sign in (-1, 1))
-    panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+def _draw_curve(rows: Sequence[Row], label: str, index: int, panel: Any, divisor: float) -> None:
+    """From round 1 on, since nothing was sent before and the axis is logarithmic.
+
+    Only the last round has a marker and a bar: markers and bands of every round would hide one another.
+    """
+    x, _ = mean_and_sd([row.sent_bytes[1:] for row in rows], 1 / divisor)
+    mean, sd = mean_and_sd([row.curve[1:] for row in rows], _METRIC.factor)
+    colour = PALETTE[index % len(PALETTE)]
+    panel.plot(x, mean, color=colour, linewidth=1.3, alpha=0.75, zorder=2)
+    panel.errorbar(
+        x[-1:],
+        mean[-1:],
+        yerr=sd[-1:] if sd[-1] else None,
+        color=colour,
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=7,
+        markeredgewidth=0,
+        elinewidth=1.4,
+        capsize=3,
+        capthick=1.4,
+        linewidth=1.3,
+        label=label,
+        zorder=3,
+    )

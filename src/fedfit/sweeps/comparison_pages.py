@@ -2,61 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
-from fedfit.sweeps.comparison import Comparison
+from fedfit.sweeps.comparison import Case, Comparison
 from fedfit.sweeps.comparison_figure import write_comparison_figure
-from fedfit.sweeps.comparison_rows import collect_outcomes, curves_csv, finished_cases, groups_csv, outcomes_csv
+from fedfit.sweeps.comparison_run import main_sweep
 from fedfit.sweeps.comparison_table import table_page
 from fedfit.sweeps.comparison_verdicts import verdicts_page
 from fedfit.sweeps.describe import caption, settings_text
+from fedfit.sweeps.pages import write_pages
 from fedfit.sweeps.rate_search import Trial, rates_csv, read_trials
+from fedfit.sweeps.rows import Row, collect, rounds_csv, rows_csv, summary_csv
+from fedfit.sweeps.runner import unfinished
 
 
-def finished_part(comparison: Comparison, seeds: int, out: Path) -> Comparison:
-    """``comparison`` with only those cases of which every run is finished.
+def finished_part(comparison: Comparison, out: Path) -> Comparison:
+    """``comparison`` with only those cases of which every run is finished as wanted.
 
     Raises:
         RunFolderError: when none is.
     """
-    cases = finished_cases(comparison, seeds, out)
+    cases = [case for case in comparison.cases if _is_finished(comparison, case, out)]
     if not cases:
         raise RunFolderError(f"{out}: no case is finished yet; `fedfit reproduce {comparison.name}` goes on with them")
     return comparison.only(cases)
 
 
-def write_comparison(comparison: Comparison, seeds: int, out: Path) -> list[Path]:
+def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     """Writes figure, tables, settings and verdicts from the finished runs in ``out``; runs nothing. Returns the paths.
 
     Raises:
         FedfitError: when a run is not finished as wanted, or ``out`` cannot be written.
     """
-    outcomes = collect_outcomes(comparison, seeds, out)
+    rows = collect_comparison(comparison, out)
     trials = _trials(comparison, out)
     whole = comparison.whole()
-    pages = {
-        "table.md": table_page(comparison, outcomes, trials),
-        f"{comparison.name}.csv": outcomes_csv(outcomes),
-        f"{comparison.name}-summary.csv": groups_csv(outcomes),
-        f"{comparison.name}-rounds.csv": curves_csv(outcomes),
+    pages = {**row_pages(comparison, rows, trials), "settings.md": settings_text(whole)}
+    return write_pages(out, pages, lambda: write_comparison_figure(comparison, rows, caption(whole), out))
+
+
+def collect_comparison(comparison: Comparison, out: Path) -> list[Row]:
+    """A row for every run: by case and method in the comparison's order, then by seed.
+
+    Raises:
+        RunFolderError: when a run is not there, not finished, or was run with another recipe.
+    """
+    rows: list[Row] = []
+    for case in comparison.cases:
+        sweep = main_sweep(comparison, case, out)
+        if sweep is None:
+            remedy = f"`fedfit reproduce {comparison.name}` with the same options goes on with it"
+            folder = comparison.search_folder(case.source, out)
+            raise RunFolderError(f"the search of the learning rates in {folder} is not finished: {remedy}")
+        rows += collect(sweep, out / case.slug)
+    return rows
+
+
+def row_pages(comparison: Comparison, rows: Sequence[Row], trials: Sequence[Trial]) -> dict[str, str]:
+    """The pages that are made of rows and trials alone, by file name."""
+    whole = comparison.whole()
+    return {
+        "table.md": table_page(comparison, rows, trials),
+        f"{comparison.name}.csv": rows_csv(whole, rows),
+        f"{comparison.name}-summary.csv": summary_csv(whole, rows),
+        f"{comparison.name}-rounds.csv": rounds_csv(whole, rows),
         "rates.csv": rates_csv(trials),
-        "settings.md": settings_text(whole, seeds),
-        "verdicts.md": verdicts_page(comparison, outcomes),
+        "verdicts.md": verdicts_page(comparison, rows),
     }
-    try:
-        for name, text in pages.items():
-            write_atomic(out / name, text.encode())
-        figure = write_comparison_figure(comparison, outcomes, caption(whole, seeds), out)
-    except OSError as error:
-        raise RunFolderError(f"{out} cannot be written ({error.strerror or error}): free space or make it writable") from error
-    return [*figure, *(out / name for name in pages)]
+
+
+def _is_finished(comparison: Comparison, case: Case, out: Path) -> bool:
+    sweep = main_sweep(comparison, case, out)
+    return sweep is not None and not unfinished(sweep.runs(), out / case.slug)
 
 
 def _trials(comparison: Comparison, out: Path) -> list[Trial]:
     return [
         trial
         for source in comparison.sources()
-        for trial in read_trials(source, comparison.search(source).runs(1), comparison.search_folder(source, out))
+        for trial in read_trials(source, comparison.search(source), comparison.search_folder(source, out))
     ]

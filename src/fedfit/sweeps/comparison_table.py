@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedfit.reports.columns import ABSENT
 from fedfit.sweeps.comparison import Comparison
-from fedfit.sweeps.comparison_rows import Group, Outcome, group_outcomes
-from fedfit.sweeps.describe import DATA_NAMES, table_text
+from fedfit.sweeps.describe import DATA_NAMES, spread_text, table_text
 from fedfit.sweeps.rate_search import Trial, with_choice
-
-_NONE = "–"
+from fedfit.sweeps.rows import Row, Summary, summarise
 
 _LEGEND = """\
 Mean ± standard deviation over the seeds, after the last round. Bytes are what was encoded, head and framing included, of the
@@ -19,20 +18,21 @@ Server seconds are the wall time of the rule's own work in the whole run. – is
 does not have: nothing need be exchanged by local only and centralised, and of the latter no devices are simulated."""
 
 
-def table_page(comparison: Comparison, outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> str:
+def table_page(comparison: Comparison, rows: Sequence[Row], trials: Sequence[Trial]) -> str:
     """``table.md``: a table a case, then the search of the learning rate."""
-    groups = group_outcomes(outcomes)
+    groups = summarise(rows)
     parts = [f"# {comparison.title}", _LEGEND]
-    for case in dict.fromkeys(group.case for group in groups):
-        rows = [group for group in groups if group.case == case]
-        parts += [f"## {case.label}", case_table(rows)]
-    parts += ["## The search of the learning rate", _search_words(comparison), _search_table(comparison, trials)]
+    for case in dict.fromkeys(group.panel for group in groups):
+        parts += [f"## {case}", case_table([group for group in groups if group.panel == case])]
+    parts += ["## The search of the learning rate", _search_words(comparison, trials), _search_table(comparison, trials)]
     return "\n\n".join(parts) + "\n"
 
 
-def case_table(groups: Sequence[Group]) -> str:
+def case_table(groups: Sequence[Summary]) -> str:
     """The methods of one case, a line each."""
-    target = f"{100 * groups[0].target:g} %"
+    share = dict(groups[0].facts)["target"]
+    assert isinstance(share, float)
+    target = f"{100 * share:g} %"
     head = (
         "method",
         "learning rate",
@@ -47,43 +47,35 @@ def case_table(groups: Sequence[Group]) -> str:
     return table_text(head, [_line(group) for group in groups])
 
 
-def _line(group: Group) -> tuple[str, ...]:
+def _line(group: Summary) -> tuple[str, ...]:
     return (
-        group.method,
-        f"{group.learning_rate:g}",
-        _spread(group, "final_accuracy", 100, 1),
-        _spread(group, "final_macro_f1", 100, 1),
-        _spread(group, "uplink_bytes", 1e-6, 2),
-        _spread(group, "downlink_bytes", 1e-6, 2),
+        group.line,
+        f"{dict(group.facts)['learning_rate']:g}",
+        spread_text(group, "final_accuracy", 100, 1),
+        spread_text(group, "final_macro_f1", 100, 1),
+        spread_text(group, "uplink_bytes", 1e-6, 2),
+        spread_text(group, "downlink_bytes", 1e-6, 2),
         _to_target(group, "seconds_to_target", "simulated_s"),
         _to_target(group, "joules_to_target", "simulated_j"),
-        _spread(group, "server_s", 1, 2),
+        spread_text(group, "server_s", 1, 2),
     )
 
 
-def _to_target(group: Group, measure: str, whole: str) -> str:
+def _to_target(group: Summary, measure: str, whole: str) -> str:
     """``not reached`` and ``not simulated`` are two things: ``whole`` is the total that only a simulated run has."""
     if group.mean[whole] is None:
-        return _NONE
+        return ABSENT
     if not group.reached:
         return "not reached"
     some = f" ({group.reached} of {group.n} seeds)" if group.reached < group.n else ""
-    return f"{_spread(group, measure, 1, 0)}{some}"
+    return f"{spread_text(group, measure, 1, 0)}{some}"
 
 
-def _spread(group: Group, measure: str, factor: float, digits: int) -> str:
-    mean, sd = group.mean[measure], group.sd[measure]
-    if mean is None:
-        return _NONE
-    spread = "" if sd is None else f" ± {factor * sd:,.{digits}f}"
-    return f"{factor * mean:,.{digits}f}{spread}"
-
-
-def _search_words(comparison: Comparison) -> str:
+def _search_words(comparison: Comparison, trials: Sequence[Trial]) -> str:
+    part = " and ".join(dict.fromkeys(trial.part for trial in trials))
     return (
-        "Accuracy in percent after the last round. Every method was run at every rate, for each data set at "
-        f"α = {comparison.search_alpha:g} with seed {comparison.search_seed}, which is none of those above, on "
-        "test rows as they are. The best rate, in "
+        f"Accuracy in percent on {part} rows after the last round. Every method was run at every rate, for each data set at "
+        f"α = {comparison.search_alpha:g} with seed {comparison.search_seed}, which is none of those above. The best rate, in "
         "bold, is the method's on that data set throughout; of equal ones the lowest. A choice at either end of those "
         "tried may not be the best there is."
     )

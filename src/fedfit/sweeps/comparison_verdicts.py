@@ -6,23 +6,18 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedfit.sweeps.comparison import Case, Claim, Comparison
-from fedfit.sweeps.comparison_rows import Outcome
+from fedfit.sweeps.comparison import Claim, Comparison
 from fedfit.sweeps.describe import table_text
-from fedfit.sweeps.verdicts import FAILS, HOLDS, NOISE, Estimate
+from fedfit.sweeps.estimate import PAIRED, Estimate, joint_word
+from fedfit.sweeps.rows import Row
 
 OVER_ALL = "over all"
 
-RULE = """\
+RULE = f"""\
 A seed fixes the data, their spread over the devices, the ranks, the fleet and the initial head, so two methods are compared
-seed by seed. With n differences of mean m and standard error s/√n, a claim holds when m lies above t·s/√n, does not hold
-when it lies below −t·s/√n, and is within the noise otherwise; t is Student's two-sided 95 % quantile at n − 1 degrees of
-freedom. One seed tells nothing of the noise, so with one seed every claim is within it. "Over all" takes each seed's mean
-difference over the cases, so it has as many differences as there are seeds. A claim of several pairs holds when each does,
-and does not hold when any does not. No allowance is made for the number of claims: of twenty that are empty, one comes out
-decided.
-
-Differences are in points of test accuracy after the last round, mean ± standard error.
+seed by seed. {PAIRED}
+"Over all" takes each seed's mean difference over the cases, so it has as many differences as there are seeds. No allowance is
+made for the number of claims: of twenty that are empty, one comes out decided.
 """
 
 
@@ -35,23 +30,22 @@ class Judged:
     estimates: dict[str, Estimate]
 
 
-def judge_claim(claim: Claim, outcomes: Sequence[Outcome]) -> list[Judged]:
-    """Every pair of ``claim`` whose two methods are in ``outcomes``, which must hold every seed of both in each case."""
-    there = {outcome.method for outcome in outcomes}
+def judge_claim(claim: Claim, rows: Sequence[Row]) -> list[Judged]:
+    """Every pair of ``claim`` whose two methods are in ``rows``, which must hold every seed of both in each case."""
+    there = {row.line for row in rows}
     pairs = [(higher, lower) for higher, lower in claim.pairs if {higher, lower} <= there]
-    return [Judged(higher, lower, _estimates(higher, lower, outcomes)) for higher, lower in pairs]
+    return [Judged(higher, lower, _estimates(higher, lower, rows)) for higher, lower in pairs]
 
 
 def claim_word(judged: Sequence[Judged], column: str) -> str:
     """The verdict on all pairs of a claim in one column."""
-    words = [pair.estimates[column].word for pair in judged]
-    return FAILS if FAILS in words else NOISE if NOISE in words else HOLDS
+    return joint_word(pair.estimates[column].word for pair in judged)
 
 
-def verdicts_page(comparison: Comparison, outcomes: Sequence[Outcome]) -> str:
+def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
     """``verdicts.md``: the claims over all cases, then each with its pairs case by case."""
-    judged = {claim: found for claim in comparison.claims if (found := judge_claim(claim, outcomes))}
-    columns = [*dict.fromkeys(outcome.case.label for outcome in outcomes), OVER_ALL]
+    judged = {claim: found for claim in comparison.claims if (found := judge_claim(claim, rows))}
+    columns = [*dict.fromkeys(row.panel for row in rows), OVER_ALL]
     summary = [
         (claim.text, claim.source, _told(pairs), *(claim_word(pairs, column) for column in columns))
         for claim, pairs in judged.items()
@@ -80,18 +74,18 @@ def _cell(estimate: Estimate) -> str:
     return f"{estimate.mean:+.2f}{spread}, {estimate.word}"
 
 
-def _estimates(higher: str, lower: str, outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
-    cases = list(dict.fromkeys(outcome.case for outcome in outcomes))
-    by_case = {case: _differences(higher, lower, case, outcomes) for case in cases}
-    found = {case.label: Estimate.of(list(by_seed.values())) for case, by_seed in by_case.items()}
+def _estimates(higher: str, lower: str, rows: Sequence[Row]) -> dict[str, Estimate]:
+    cases = list(dict.fromkeys(row.panel for row in rows))
+    by_case = {case: _differences(higher, lower, case, rows) for case in cases}
+    found = {case: Estimate.of(list(by_seed.values())) for case, by_seed in by_case.items()}
     seeds = by_case[cases[0]]
     found[OVER_ALL] = Estimate.of([statistics.fmean(by_case[case][seed] for case in cases) for seed in seeds])
     return found
 
 
-def _differences(higher: str, lower: str, case: Case, outcomes: Sequence[Outcome]) -> dict[int, float]:
+def _differences(higher: str, lower: str, case: str, rows: Sequence[Row]) -> dict[int, float]:
     """In points, by seed."""
     high, low = (
-        {o.seed: 100 * o.final_accuracy for o in outcomes if (o.case, o.method) == (case, name)} for name in (higher, lower)
+        {row.seed: 100 * row.final for row in rows if (row.panel, row.line) == (case, name)} for name in (higher, lower)
     )
     return {seed: high[seed] - low[seed] for seed in high}

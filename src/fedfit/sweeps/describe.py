@@ -7,6 +7,8 @@ from pathlib import PurePath
 from typing import Any
 
 from fedfit.experiment.load import to_toml
+from fedfit.reports.columns import ABSENT
+from fedfit.sweeps.rows import Summary
 from fedfit.sweeps.sweep import Setting, Sweep
 
 _MODELS = {"minilm": "MiniLM", "FacebookAI/roberta-base": "RoBERTa-base"}
@@ -14,34 +16,48 @@ DATA_NAMES = {"ag_news": "AG News", "sst2": "SST-2", "pydocs": "docstring"}
 """Data sets as captions and tables call them."""
 
 
-def caption(sweep: Sweep, seeds: int) -> str:
+def caption(sweep: Sweep) -> str:
     """The settings in one line: ``MiniLM, 3 × 1,000 AG News samples, 4 rounds, mean ± s.d. of 3 seeds``."""
     recipe = sweep.recipe(sweep.points[0], 0)
     devices, samples = recipe.federation.devices, recipe.data.train_samples
     model = _MODELS.get(recipe.model.name, PurePath(recipe.model.name).name)
     source = " or ".join(DATA_NAMES.get(name, name) for name in sweep.values("data.source"))
     data = f"{devices} × {samples // devices:,} {source} samples" if samples else f"all {source} samples on {devices} devices"
+    seeds = len(sweep.seeds)
     spread = f"mean ± s.d. of {seeds} seeds" if seeds > 1 else "1 seed"
     return f"{model}, {data}, {_rounds(sweep)}, {spread}; see settings.md"
 
 
-def settings_text(sweep: Sweep, seeds: int) -> str:
-    """``settings.md``: what the paper prints against what was run, what it does not print, and the whole recipe."""
+def settings_text(sweep: Sweep) -> str:
+    """``settings.md``: the settings the paper prints beside those of the runs, then the others, then the whole recipe."""
     printed = [note for note in sweep.notes if note.paper is not None]
     chosen = [note for note in sweep.notes if note.paper is None]
+    lines = [(note.what, _here(sweep, note), note.why) for note in chosen]
     parts = [
         f"# {sweep.name}: {sweep.title}",
-        f"Scale `{sweep.scale}`: {caption(sweep, seeds).removesuffix('; see settings.md')}. Seeds 0 to {seeds - 1}; a seed "
+        f"Scale `{sweep.scale}`: {caption(sweep).removesuffix('; see settings.md')}. {_seed_words(sweep)}; a seed "
         "fixes the sample of the data, its spread over the devices, the initial adapter and head, the fleet and its channels.",
-        "## Printed in the paper",
-        table_text(("setting", "paper", "here", "remark"), [(n.what, n.paper or "", _here(sweep, n), n.why) for n in printed]),
-        "## Not printed in the paper, chosen here",
-        table_text(("setting", "here", "remark"), [(note.what, _here(sweep, note), note.why) for note in chosen]),
+    ]
+    if printed:
+        rows = [(note.what, note.paper or "", _here(sweep, note), note.why) for note in printed]
+        parts += ["## Printed in the paper", table_text(("setting", "paper", "here", "remark"), rows)]
+        parts += ["## Not printed in the paper, chosen here", table_text(("setting", "here", "remark"), lines)]
+    elif lines:
+        parts += ["## Settings", table_text(("setting", "here", "remark"), lines)]
+    swept = ", ".join(f"`{key}`" for key in [*_swept(sweep), "name"])
+    parts += [
         "## The recipe of the first point",
-        f"The others differ in {', '.join(f'`{key}`' for key in _swept(sweep))}, `name` and `seed`.",
-        f"```toml\n{to_toml(sweep.recipe(sweep.points[0], 0))}```",
+        f"The others differ in {swept} and `seed`.",
+        f"```toml\n{to_toml(sweep.recipe(sweep.points[0], sweep.seeds[0]))}```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _seed_words(sweep: Sweep) -> str:
+    first, last = sweep.seeds[0], sweep.seeds[-1]
+    if sweep.seeds == tuple(range(first, last + 1)):
+        return f"Seeds {first} to {last}"
+    return f"Seeds {', '.join(map(str, sweep.seeds))}"
 
 
 def _here(sweep: Sweep, note: Setting) -> str:
@@ -73,6 +89,15 @@ def table_text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, without a newline at its end."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def spread_text(summary: Summary, measure: str, factor: float, digits: int) -> str:
+    """``84.1 ± 1.7``: mean and standard deviation, each times ``factor``; a dash for a measure that the runs do not have."""
+    mean, sd = summary.mean[measure], summary.sd[measure]
+    if mean is None:
+        return ABSENT
+    spread = "" if sd is None else f" ± {factor * sd:,.{digits}f}"
+    return f"{factor * mean:,.{digits}f}{spread}"
 
 
 def _rounds(sweep: Sweep) -> str:

@@ -8,45 +8,69 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.reports.style import FAINT, SINGLE_INCHES, WIDE_INCHES, blank, drawing, line_look, round_axis, save
-from fedfit.sweeps.collect import Row, summarise
+from fedfit.sweeps.rows import Row, summarise
 from fedfit.sweeps.sweep import Sweep
+
+_LETTERS_PER_INCH = 11
+"""Of a legend's text, about; and a line with its gaps takes as much room as six letters."""
+
+_STEP_ASIDE = 0.012
+"""Of the axis: how far apart the lines' points at one x are drawn, so that each error bar can be read."""
 
 
 def write_figure(sweep: Sweep, rows: Sequence[Row], caption: str, folder: Path) -> list[Path]:
     """Draws ``rows`` into ``folder`` as ``<name>.png`` and ``.svg``; ``caption`` goes under the figure in small print."""
     with drawing():
-        over_rounds = all(point.x is None for point in sweep.points)
+        over_rounds = all(row.x is None for row in rows)
         figure = _over_rounds(sweep, rows) if over_rounds else _over_x(sweep, rows)
-        figure.supxlabel(f"{caption}\nuntrained model: {_untrained(rows):.1f} %", fontsize=8, color=FAINT)
+        untrained = sweep.metric.shown(_untrained(rows))
+        figure.supxlabel(f"{caption}\nuntrained model: {untrained}", fontsize=8, color=FAINT)
         return save(figure, folder / sweep.name)
 
 
+def mean_and_sd(curves: Sequence[Sequence[float]], factor: float) -> tuple[list[float], list[float]]:
+    """Place by place over ``curves`` of equal length, each value times ``factor``; one curve has no spread."""
+    places = [[factor * value for value in values] for values in zip(*curves, strict=True)]
+    spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in places]
+    return [statistics.fmean(values) for values in places], spread
+
+
+def dodged(xs: Sequence[float], place: float, *, log: bool, low: float, high: float) -> list[float]:
+    """``xs`` moved by ``place`` steps aside on an axis from ``low`` to ``high``, by equal lengths on paper."""
+    if log:
+        return [x * (high / low) ** (place * _STEP_ASIDE) for x in xs]
+    return [x + (high - low) * place * _STEP_ASIDE for x in xs]
+
+
 def _over_x(sweep: Sweep, rows: Sequence[Row]) -> Any:
-    """Final accuracy over x; bars are the standard deviation over the seeds."""
+    """The metric after the last round over x; bars are the standard deviation over the seeds."""
     figure, axes = blank(SINGLE_INCHES)
-    summaries = summarise(rows)
-    for index, line in enumerate(dict.fromkeys(point.line for point in summaries)):
-        points = [point for point in summaries if point.line == line and point.x is not None]
-        x, y = [point.x for point in points], [100 * (point.mean["final_accuracy"] or 0) for point in points]
-        spread = [100 * (point.sd["final_accuracy"] or 0) for point in points]
+    summaries = [point for point in summarise(rows) if point.x is not None]
+    measure, factor = f"final_{sweep.metric.name}", sweep.metric.factor
+    lines, ticks = list(dict.fromkeys(p.line for p in summaries)), sorted({p.x for p in summaries if p.x is not None})
+    for index, line in enumerate(lines):
+        points = [point for point in summaries if point.line == line]
+        spread = [factor * (point.sd[measure] or 0) for point in points]
         bars = {"yerr": spread, "elinewidth": 1.2} if any(spread) else {}
+        place = index - (len(lines) - 1) / 2 if bars else 0.0
+        x = dodged([p.x for p in points if p.x is not None], place, log=sweep.axis.log2, low=ticks[0], high=ticks[-1])
+        y = [factor * (point.mean[measure] or 0) for point in points]
         axes.errorbar(x, y, label=line, zorder=3, **bars, **line_look(index, len(x)))
     if sweep.axis.log2:
         axes.set_xscale("log", base=2)
-    ticks = sorted({point.x for point in summaries if point.x is not None})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(sweep.axis.label)
-    _draw_untrained(rows, axes)
+    _draw_untrained(sweep, rows, axes)
     _finish(sweep, axes)
     return figure
 
 
 def _over_rounds(sweep: Sweep, rows: Sequence[Row]) -> Any:
-    """Accuracy over rounds, a line a point: whole, and enlarged from round 1 on, where lines lie close to one another."""
+    """The metric over rounds, a line a point: whole, and enlarged from round 1 on, where lines lie close to one another."""
     figure, (whole, enlarged) = blank(WIDE_INCHES, ncols=2)
     _draw_curves(sweep, rows, whole, 0)
-    whole.axhline(_untrained(rows), color=FAINT, linewidth=1.2, linestyle=":", label="untrained")
+    whole.axhline(sweep.metric.factor * _untrained(rows), color=FAINT, linewidth=1.2, linestyle=":", label="untrained")
     _finish(sweep, whole)
     _draw_curves(sweep, rows, enlarged, 1)
     enlarged.set_title("From round 1 on, enlarged")
@@ -54,35 +78,40 @@ def _over_rounds(sweep: Sweep, rows: Sequence[Row]) -> Any:
 
 
 def _draw_curves(sweep: Sweep, rows: Sequence[Row], axes: Any, first: int) -> None:
-    """From round ``first``; the band is the standard deviation over the seeds."""
-    for index, point in enumerate(sweep.points):
-        curves = [row.accuracies[first:] for row in rows if row.line == point.line]
-        by_round = [[100 * value for value in values] for values in zip(*curves, strict=True)]
-        rounds = range(first, first + len(by_round))
-        mean = [statistics.fmean(values) for values in by_round]
-        sd = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in by_round]
+    """From round ``first``; the band is the standard deviation over the seeds.
+
+    A run that stopped early, at its target, ends the line of its point: the mean over fewer seeds is another line.
+    """
+    for index, line in enumerate(dict.fromkeys(row.line for row in rows)):
+        curves = [row.curve for row in rows if row.line == line]
+        shortest = min(map(len, curves))
+        mean, sd = mean_and_sd([curve[first:shortest] for curve in curves], sweep.metric.factor)
+        rounds = range(first, first + len(mean))
         look = line_look(index, len(mean))
-        axes.plot(rounds, mean, label=point.line, zorder=3, **look)
+        axes.plot(rounds, mean, label=line, zorder=3, **look)
         low, high = ([m + sign * s for m, s in zip(mean, sd, strict=True)] for sign in (-1, 1))
         axes.fill_between(rounds, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    round_axis(axes, range(first, max(len(row.accuracies) for row in rows)), sweep.axis.label)
+    round_axis(axes, range(first, max(len(row.curve) for row in rows)), sweep.axis.label)
 
 
-def _draw_untrained(rows: Sequence[Row], axes: Any) -> None:
-    """As a line, unless it lies so far below that it would press the others together; the caption has it anyway."""
+def _draw_untrained(sweep: Sweep, rows: Sequence[Row], axes: Any) -> None:
+    """As a line, unless it lies so far off that it would press the others together; the caption has it anyway."""
     low, high = axes.get_ylim()
-    if _untrained(rows) > low - (high - low):
-        axes.axhline(_untrained(rows), color=FAINT, linewidth=1.2, linestyle=":", label="untrained")
+    value = sweep.metric.factor * _untrained(rows)
+    if low - (high - low) < value < high + (high - low):
+        axes.axhline(value, color=FAINT, linewidth=1.2, linestyle=":", label="untrained")
 
 
 def _finish(sweep: Sweep, axes: Any) -> None:
-    axes.set_ylabel("Test accuracy (%)")
+    axes.set_ylabel(sweep.metric.label)
     axes.set_title(sweep.title)
     handles, names = axes.get_legend_handles_labels()
     if len(names) > 1:  # beside the title, where no error bar reaches
-        axes.figure.legend(handles, names, loc="outside upper right", ncols=len(names))
+        room = _LETTERS_PER_INCH * axes.figure.get_size_inches()[0]
+        columns = max(1, min(len(names), int(room / (max(map(len, names)) + 6))))
+        axes.figure.legend(handles, names, loc="outside upper right", ncols=columns)
 
 
 def _untrained(rows: Sequence[Row]) -> float:
-    """Mean over all runs, in percent."""
-    return 100 * statistics.fmean(row.untrained_accuracy for row in rows)
+    """Mean over all runs."""
+    return statistics.fmean(row.untrained for row in rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedfit.sweeps.bases import NOTES, SAMPLES_PER_DEVICE, SEEDS, base
+from fedfit.sweeps.bases import MEASURES, NOTES, SAMPLES_PER_DEVICE, SEEDS, base
 from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
 
 PLACEMENTS = {"all layers": "all", "last 3": "last:3", "middle 3": "middle:3", "first 3": "first:3"}
@@ -90,7 +90,18 @@ def _sweep(
     known = {note.what for note in notes}
     swept = {note.keys for note in notes if len(note.keys) == 1}
     common = tuple(note for note in NOTES if note.what not in known and note.keys not in swept)
-    return Sweep(name, title, axis, base(scale) + more, points, (*notes, *common), scale, SEEDS[scale])
+    return Sweep(
+        name,
+        title,
+        axis,
+        base(scale) + more,
+        points,
+        (*notes, *common),
+        scale,
+        tuple(range(SEEDS[scale])),
+        measures=MEASURES,
+        command=f"fedfit reproduce {name}",
+    )
 
 
 def _limits(values: tuple[float, ...], scale: str) -> tuple[float, ...]:

@@ -95,7 +95,7 @@ def mixed_ranks(scale: str) -> Comparison:
             source: (f"data.test_samples={size.test_samples[source]}", f"federation.rounds={size.rounds[source]}")
             for source in size.sources
         },
-        default_seeds=size.seeds,
+        seeds=tuple(range(size.seeds)),
     )
 
 

@@ -8,31 +8,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfit.reports.read import read_run
-from fedfit.sweeps.collect import csv_text
+from fedfit.sweeps.rows import csv_text
 from fedfit.sweeps.runner import RUNS_FOLDER
-from fedfit.sweeps.sweep import Run
+from fedfit.sweeps.sweep import Sweep
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the search. ``accuracy`` is that of the last round, a share of 1, NaN where it was not measured."""
+    """One run of the search. ``accuracy`` is that of the last round, a share of 1, NaN where it was not measured.
+
+    ``part`` are the rows it was measured on: the validation part of a run that has one, else the test rows.
+    """
 
     source: str
     method: str
     rate: float
     accuracy: float
+    part: str = "test"
 
 
-def read_trials(source: str, runs: Sequence[Run], folder: Path) -> list[Trial]:
-    """A trial for each of ``runs``, whose folders below ``folder`` must be finished; by method, then by rate.
+def read_trials(source: str, search: Sweep, folder: Path) -> list[Trial]:
+    """A trial for each run of ``search``, which must be finished in ``folder``; by method, then by rate.
 
-    ``runs`` are those of a sweep whose lines are the methods and whose x is the rate.
+    The lines of ``search`` are the methods, and its x is the rate.
     """
     trials = []
-    for run in runs:
+    for run in search.runs():
         assert run.point.x is not None
-        accuracy = read_run(folder / RUNS_FOLDER / run.folder).series("test_accuracy")[-1]
-        trials.append(Trial(source, run.point.line, run.point.x, accuracy))
+        data = read_run(folder / RUNS_FOLDER / run.folder)
+        metric = search.metric.deciding(data)
+        trials.append(Trial(source, run.point.line, run.point.x, metric.series(data)[-1], metric.part))
     order = list(dict.fromkeys(trial.method for trial in trials))
     return sorted(trials, key=lambda trial: (order.index(trial.method), trial.rate))
 

@@ -1,25 +1,28 @@
-"""What ``fedfit reproduce`` calls: run the sweep of a figure or a comparison, then write what it shows."""
+"""The studies that ``fedfit reproduce`` knows: figures of a paper, and comparisons of rules."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from fedfit.atomic import write_atomic
-from fedfit.errors import Fault, RecipeError, RunFolderError
+from fedfit.errors import Fault, RecipeError
 from fedfit.sweeps.bases import SCALES
-from fedfit.sweeps.collect import collect, rounds_csv, rows_csv, summary_csv
-from fedfit.sweeps.comparison import Case, Comparison
+from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.comparison_pages import finished_part, write_comparison
-from fedfit.sweeps.comparison_run import run_comparison
+from fedfit.sweeps.comparison_run import comparison_stages
 from fedfit.sweeps.describe import caption, settings_text
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.mixed_ranks import NAME as MIXED_RANKS
 from fedfit.sweeps.mixed_ranks import SCALES as MIXED_RANKS_SCALES
 from fedfit.sweeps.mixed_ranks import mixed_ranks
-from fedfit.sweeps.runner import Progress, run_sweep
+from fedfit.sweeps.pages import write_pages
+from fedfit.sweeps.rows import collect, rounds_csv, rows_csv, summary_csv
+from fedfit.sweeps.runner import Stage
+from fedfit.sweeps.study import Study
 from fedfit.sweeps.sweep import Sweep
 from fedfit.sweeps.verdicts import verdicts_text
 
@@ -29,131 +32,95 @@ COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
 """What ``fedfit reproduce`` knows beside ``FIGURES``, with the scales that each has."""
 
 
-def reproduce(
-    figure: str,
-    scale: str = "small",
-    seeds: int | None = None,
-    out: Path | None = None,
-    *,
-    force: bool = False,
-    only: str | None = None,
-) -> Iterator[Progress]:
-    """Runs what is left of ``figure`` at ``scale``. Names and number of seeds are checked before the first step.
+def find_study(figure: str, scale: str = "small", seeds: int | None = None, *, only: str | None = None) -> Study:
+    """The study behind the name of a figure or a comparison; runs nothing.
 
     Args:
         figure: one of ``FIGURES`` or of ``COMPARISONS``.
         seeds: how many, counted from 0; by default as many as the scale has.
-        out: where; by default :func:`default_out`.
-        force: runs anew what is there with another recipe.
-        only: of a comparison, the cases whose names have this text (``ag_news``, ``sst2-0.1``).
+        only: of a comparison, the cases whose names have this text (``ag_news``, ``sst2-0.1``). Pages are then written of
+            every case that is finished, those of other calls included.
 
     Raises:
-        FedfitError: as :func:`fedfit.sweeps.runner.run_sweep` does, and for an unknown figure, scale or case.
+        RecipeError: for an unknown figure, scale or case, or fewer seeds than one; all of them at once.
     """
-    out = out or default_out(figure, scale)
+    faults = [*_name_faults(figure, scale), *_seed_faults(seeds)]
+    if figure in FIGURES and only is not None:
+        faults.append(Fault("--only", only, f"{figure} has no cases to choose from; leave it out"))
+    if faults:
+        raise RecipeError(faults, "the command")
     if figure in COMPARISONS:
-        comparison = find_comparison(figure, scale)
-        wanted = comparison if only is None else comparison.only(_matching(comparison, only))
-        return run_comparison(wanted, _seeds(comparison.default_seeds, seeds), out, force=force)
-    sweep = find_sweep(figure, scale)
-    _refuse_only(figure, only)
-    return run_sweep(sweep, _seeds(sweep.default_seeds, seeds), out, force=force)
+        return comparison_study(COMPARISONS[figure][0](scale).with_seeds(seeds), only)
+    return figure_study(FIGURES[figure](scale).with_seeds(seeds))
 
 
-def write_results(
-    figure: str, scale: str = "small", seeds: int | None = None, out: Path | None = None, *, only: str | None = None
-) -> list[Path]:
+def figure_study(sweep: Sweep) -> Study:
+    """A study of one sweep that bears the name of one of ``FIGURES``."""
+    return Study(
+        sweep.name,
+        Path("runs") / f"{sweep.name}-{sweep.scale}",
+        lambda out: [Stage.of(sweep, out)],
+        partial(write_sweep, sweep),
+        sweep.metric,
+    )
+
+
+def comparison_study(comparison: Comparison, only: str | None = None) -> Study:
+    """A study of a search of learning rates and the main runs; ``only`` as in :func:`find_study`.
+
+    Raises:
+        RecipeError: when no case has ``only`` in its name.
+    """
+    wanted = comparison
+    if only is not None:
+        cases = comparison.matching(only)
+        if not cases:
+            names = ", ".join(case.slug for case in comparison.cases)
+            raise RecipeError([Fault("--only", only, f"no case has this in its name; choose from {names}")], "the command")
+        wanted = comparison.only(cases)
+
+    def write(out: Path) -> list[Path]:
+        return write_comparison(comparison if only is None else finished_part(comparison, out), out)
+
+    out = Path("runs") / f"{comparison.name}-{comparison.scale}"
+    return Study(comparison.name, out, partial(comparison_stages, wanted), write, Metric())
+
+
+def write_sweep(sweep: Sweep, out: Path) -> list[Path]:
     """Writes figure, tables, settings and verdicts from the finished runs in ``out``; runs nothing. Returns the paths.
 
-    With ``only``, they are written of every case that is finished by now, those of other calls included.
-
     Raises:
-        FedfitError: for an unknown figure, scale or case, a run that is not finished, or a folder that cannot be written.
+        RunFolderError: for a run that is not finished, or a folder that cannot be written.
     """
-    out = out or default_out(figure, scale)
-    if figure in COMPARISONS:
-        comparison = find_comparison(figure, scale)
-        count = _seeds(comparison.default_seeds, seeds)
-        if only is not None:
-            _matching(comparison, only)
-            comparison = finished_part(comparison, count, out)
-        return write_comparison(comparison, count, out)
-    sweep = find_sweep(figure, scale)
-    _refuse_only(figure, only)
-    return write_sweep(sweep, _seeds(sweep.default_seeds, seeds), out)
-
-
-def write_sweep(sweep: Sweep, seeds: int, out: Path) -> list[Path]:
-    """:func:`write_results` of any sweep that bears the name of one of ``FIGURES``."""
-    rows = collect(sweep, seeds, out)
+    rows = collect(sweep, out)
     pages = {
-        f"{sweep.name}.csv": rows_csv(rows),
-        f"{sweep.name}-summary.csv": summary_csv(rows),
-        f"{sweep.name}-rounds.csv": rounds_csv(rows),
-        "settings.md": settings_text(sweep, seeds),
+        f"{sweep.name}.csv": rows_csv(sweep, rows),
+        f"{sweep.name}-summary.csv": summary_csv(sweep, rows),
+        f"{sweep.name}-rounds.csv": rounds_csv(sweep, rows),
+        "settings.md": settings_text(sweep),
         "verdicts.md": verdicts_text(sweep.name, rows),
     }
-    try:
-        for name, text in pages.items():
-            write_atomic(out / name, text.encode())
-        return [*write_figure(sweep, rows, caption(sweep, seeds), out), *(out / name for name in pages)]
-    except OSError as error:
-        raise RunFolderError(f"{out} cannot be written ({error.strerror or error}): free space or make it writable") from error
+    return write_pages(out, pages, lambda: write_figure(sweep, rows, caption(sweep), out))
 
 
-def default_out(figure: str, scale: str) -> Path:
-    """Where a figure goes unless told otherwise."""
-    return Path("runs") / f"{figure}-{scale}"
+def _name_faults(figure: str, scale: str) -> list[Fault]:
+    figures = [*FIGURES, *COMPARISONS]
+    scales = COMPARISONS[figure][1] if figure in COMPARISONS else SCALES
+    what = f"{figure} has no such scale" if figure in figures else "unknown scale"
+    faults = (_unknown("figure", figure, figures, "unknown figure"), _unknown("--scale", scale, scales, what))
+    return [fault for fault in faults if fault is not None]
 
 
-def find_sweep(figure: str, scale: str) -> Sweep:
-    """The sweep behind a figure's name.
-
-    Raises:
-        RecipeError: for a name or a scale that is none.
-    """
-    known = [*FIGURES, *COMPARISONS]
-    faults = [fault for fault in (_unknown("figure", figure, known), _unknown("--scale", scale, SCALES)) if fault]
-    if faults:
-        raise RecipeError(faults)
-    return FIGURES[figure](scale)
+def _seed_faults(seeds: int | None) -> list[Fault]:
+    return [Fault("--seeds", seeds, "must be at least 1")] if seeds is not None and seeds < 1 else []
 
 
-def find_comparison(name: str, scale: str) -> Comparison:
-    """The comparison ``name``, which must be one of ``COMPARISONS``.
-
-    Raises:
-        RecipeError: for a scale that it does not have.
-    """
-    make, scales = COMPARISONS[name]
-    if scale not in scales:
-        raise RecipeError([Fault("--scale", scale, f"{name} has no such scale; choose one of {', '.join(scales)}")])
-    return make(scale)
-
-
-def _matching(comparison: Comparison, only: str) -> list[Case]:
-    cases = comparison.matching(only)
-    if not cases:
-        names = ", ".join(case.slug for case in comparison.cases)
-        raise RecipeError([Fault("--only", only, f"is in no case's name; there are {names}")])
-    return cases
-
-
-def _refuse_only(figure: str, only: str | None) -> None:
-    if only is not None:
-        raise RecipeError([Fault("--only", only, f"{figure} has no cases to choose from; leave it out")])
-
-
-def _seeds(default: int, seeds: int | None) -> int:
-    if seeds is not None and seeds < 1:
-        raise RecipeError([Fault("--seeds", seeds, "must be at least 1")])
-    return seeds or default
-
-
-def _unknown(key: str, given: str, known: Iterable[str]) -> Fault | None:
+def _unknown(key: str, given: str, known: Iterable[str], what: str) -> Fault | None:
+    """A name one digit off another figure is another figure, so a figure is guessed by its letters alone."""
     names = list(known)
     if given in names:
         return None
-    near = difflib.get_close_matches(given, names, n=1)
+    lettered = [name for name in names if not (name[:-1] == given[:-1] and name[-1:].isdigit() and given[-1:].isdigit())]
+    near = difflib.get_close_matches(given, lettered, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return Fault(key, given, f"{hint}choose one of {', '.join(names)}")
+    return Fault(key, given, f"{what}; {hint}choose one of {', '.join(names)}")

@@ -1,30 +1,46 @@
-"""What a sweep is: one recipe, run at several points and over several seeds, to be drawn as one figure."""
+"""A sweep: one recipe, run at several points and over several seeds, each run in a folder of its own."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedfit.experiment.load import parse_recipe
 from fedfit.settings import Recipe
+from fedfit.sweeps.metric import Metric
+
+Cell = str | float | int | None
+"""A cell of a table; ``None`` is an empty one."""
+
+Columns = tuple[tuple[str, Cell], ...]
+"""Names of columns with their cells, in order."""
 
 
 @dataclass(frozen=True)
 class Point:
     """One place on a figure: ``overrides`` (``section.key=value``) on the sweep's recipe.
 
-    ``line`` is the line's name in the legend, ``x`` where on the x axis it lies; ``None`` where the x axis is the rounds and
-    the point is a whole line.
+    ``line`` is the line's name in the legend, ``x`` the place on the x axis; ``None`` where the x axis is the rounds or the
+    bytes, and the point is a whole line. ``panel`` is the title of the panel that holds the line.
+    ``columns`` are the coordinates in tables, and ``facts`` the columns after the seed; without columns a table has figure,
+    line and x. ``exchanges`` is false for a method that sends nothing, whatever the simulation passes between its parts.
     """
 
     line: str
     x: float | None
     overrides: tuple[str, ...] = ()
+    panel: str = ""
+    columns: Columns = ()
+    facts: Columns = ()
+    exchanges: bool = True
+    folder: str = ""
 
     @property
     def slug(self) -> str:
-        """Its part of a run folder's name: ``last 3 layers`` at 8 gives ``last-3-layers-8``."""
+        """Its part of a run folder's name: ``last 3 layers`` at 8 gives ``last-3-layers-8``; ``folder``, if given, as it is."""
+        if self.folder:
+            return self.folder
         words = re.sub(r"[^a-z0-9.]+", "-", self.line.lower()).strip("-")
         return words if self.x is None else f"{words}-{self.x:g}"
 
@@ -33,8 +49,8 @@ class Point:
 class Setting:
     """A setting that a reader of the figure has to know.
 
-    ``keys`` are the recipe's keys that hold it, so that what is written of it cannot drift from what is run. ``paper`` is what
-    the paper prints, ``None`` where it prints nothing; ``why`` is a word on what was chosen here.
+    ``keys`` are the recipe's keys that hold it, so that the page cannot drift from the runs. ``paper`` is the paper's own
+    value, ``None`` where it prints nothing; ``why`` is a word on the choice made here.
     """
 
     what: str
@@ -63,9 +79,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A figure to be computed. ``base`` is a recipe in TOML; ``notes`` are the settings a reader has to know.
+    """A table and a figure to be computed. ``base`` is a recipe in TOML; ``notes`` are the settings a reader has to know.
 
-    Seeds count from ``first_seed``.
+    ``measures`` are the columns of the tables (:mod:`fedfit.sweeps.rows` says which exist). ``target`` is the value of
+    ``metric`` that rounds, seconds and joules are counted to. ``command`` runs the sweep, or goes on with it.
     """
 
     name: str
@@ -75,8 +92,15 @@ class Sweep:
     points: tuple[Point, ...]
     notes: tuple[Setting, ...] = ()
     scale: str = ""
-    default_seeds: int = 3
-    first_seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    metric: Metric = field(default_factory=Metric)
+    measures: tuple[str, ...] = ()
+    target: float | None = None
+    command: str = ""
+
+    def with_seeds(self, count: int | None) -> Sweep:
+        """The same over ``count`` seeds from the first one on; ``None`` leaves them as they are."""
+        return self if count is None else replace(self, seeds=tuple(range(self.seeds[0], self.seeds[0] + count)))
 
     def recipe(self, point: Point, seed: int) -> Recipe:
         """The recipe of one run.
@@ -87,19 +111,23 @@ class Sweep:
         name = f'name="{self.name} {point.slug} seed {seed}"'
         return parse_recipe(self.base, [*point.overrides, name, f"seed={seed}"], f"the recipe of {self.name}")
 
-    def runs(self, seeds: int) -> list[Run]:
-        """Every run, in the order to be run: what shares a trunk is together, so that its cache is warm; then seed by seed,
+    def runs(self) -> list[Run]:
+        """Every run, in the order to be run: runs that share a trunk together, so that its cache is warm; then seed by seed,
         so that a sweep that is stopped has whole seeds."""
         layers: list[object] = []
         keyed = []
         for place, point in enumerate(self.points):
-            for seed in range(self.first_seed, self.first_seed + seeds):
+            for seed in self.seeds:
                 recipe = self.recipe(point, seed)
                 if recipe.adapter.layers not in layers:
                     layers.append(recipe.adapter.layers)
                 run = Run(f"{point.slug}-seed{seed}", point, seed, recipe)
                 keyed.append(((layers.index(recipe.adapter.layers), seed, place), run))
         return [run for _, run in sorted(keyed, key=lambda pair: pair[0])]
+
+    def columns(self, point: Point) -> Columns:
+        """The coordinates of ``point`` in tables."""
+        return point.columns or (("figure", self.name), ("line", point.line), ("x", point.x))
 
     def values(self, key: str) -> list[Any]:
         """The distinct values of a recipe's key over the points, in their order; an unset one is ``None``."""

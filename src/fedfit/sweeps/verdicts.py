@@ -8,27 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fedfit.sweeps.collect import Row
+from fedfit.sweeps.estimate import FAILS, HOLDS, NOISE, PAIRED, Estimate, joint_word
 from fedfit.sweeps.figures import MAX_RANK, PLACEMENTS, POLICIES
+from fedfit.sweeps.rows import Row
 
-RULE = """\
-A seed fixes the data, the fleet and the initial head, so two points are compared seed by seed. With n differences of mean m and
-standard error s/√n, a claim holds when m lies above t·s/√n, does not hold when it lies below −t·s/√n, and is within the noise
-otherwise; t is Student's two-sided 95 % quantile at n − 1 degrees of freedom. One seed tells nothing of the noise, so with one
-seed every such claim is within it. A claim of several points ("everywhere") holds when it holds at each, and does not hold when
-at any it does not.
-
-Differences are in points of test accuracy after the last round, mean ± standard error. A slope is that of a straight line
-through the points of a seed, over the logarithm of x.
+RULE = f"""\
+A seed fixes the data, the fleet and the initial head, so two points are compared seed by seed. {PAIRED}
+A slope is that of a straight line through the points of a seed, over the logarithm of x.
 """
-
-HOLDS, FAILS, NOISE = "holds", "does not hold", "within the noise"
 
 CHANCE_MARGIN = 5.0
 """In points of accuracy: how far from chance the untrained model may lie on average. A new head guesses, but with a bias."""
-
-# Student's t, 97.5 % quantile, for 1 to 10 degrees of freedom; beyond, the last one errs on the side of "within the noise".
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -38,34 +28,6 @@ class Verdict:
     claim: str
     numbers: str
     word: str
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Mean of ``n`` differences in points of accuracy, and its standard error; that of one is not known."""
-
-    mean: float
-    error: float | None
-    n: int
-
-    @classmethod
-    def of(cls, differences: Sequence[float]) -> Estimate:
-        """From a difference a seed."""
-        n = len(differences)
-        error = statistics.stdev(differences) / math.sqrt(n) if n > 1 else None
-        return cls(statistics.fmean(differences), error, n)
-
-    @property
-    def word(self) -> str:
-        """Whether the mean is above 0."""
-        if self.error is None:
-            return NOISE
-        reach = _T[min(self.n - 1, len(_T)) - 1] * self.error
-        return HOLDS if self.mean > reach else FAILS if self.mean < -reach else NOISE
-
-    def __str__(self) -> str:
-        spread = "one seed" if self.error is None else f"± {self.error:.2f}, {self.n} seeds"
-        return f"{self.mean:+.2f} points ({spread})"
 
 
 def judge(figure: str, rows: Sequence[Row]) -> list[Verdict]:
@@ -91,12 +53,12 @@ def _untrained(rows: Sequence[Row]) -> list[Verdict]:
     if rows[0].chance is not None:
         chance = 100 * rows[0].chance
         seeds = sorted({row.seed for row in rows})
-        off = Estimate.of([100 * _mean(row.untrained_accuracy for row in rows if row.seed == seed) - chance for seed in seeds])
+        off = Estimate.of([100 * _mean(row.untrained for row in rows if row.seed == seed) - chance for seed in seeds])
         word = HOLDS if abs(off.mean) <= CHANCE_MARGIN else NOISE if off.word == NOISE else FAILS
         verdicts.append(Verdict(f"the untrained model is at chance, {chance:.1f} %", f"{chance + off.mean:.1f} %: {off}", word))
     points = list(dict.fromkeys((row.line, row.x) for row in rows))
     worst = min(points, key=lambda point: _mean(_at(rows, *point).values()))
-    gain = Estimate.of([row.final_accuracy * 100 - row.untrained_accuracy * 100 for row in rows if (row.line, row.x) == worst])
+    gain = Estimate.of([row.final * 100 - row.untrained * 100 for row in rows if (row.line, row.x) == worst])
     verdicts.append(Verdict("anything fine-tuned is above the untrained model", f"worst point: {gain}", gain.word))
     return verdicts
 
@@ -122,9 +84,8 @@ def _limit(rows: Sequence[Row]) -> list[Verdict]:
     verdicts = [_rises(f"rises with the limit, {line}", rows, line, limits) for line in POLICIES]
     each = [_above(f"{joint} above {random} at {x:g}", _at(rows, joint, x), _at(rows, random, x)) for x in limits]
     words = [verdict.word for verdict in each]
-    word = FAILS if FAILS in words else NOISE if NOISE in words else HOLDS
     counts = ", ".join(f"{name} at {words.count(name)}" for name in (HOLDS, NOISE, FAILS))
-    everywhere = Verdict(f"{joint} above {random} everywhere", f"of {len(limits)} limits: {counts}", word)
+    everywhere = Verdict(f"{joint} above {random} everywhere", f"of {len(limits)} limits: {counts}", joint_word(words))
     return [*verdicts, everywhere, _above(f"{joint} above {random} on average", *_averages(rows)), *each]
 
 
@@ -157,7 +118,7 @@ def _averages(rows: Sequence[Row]) -> tuple[dict[int, float], dict[int, float]]:
     """Each seed's mean accuracy over the limits, by policy."""
     seeds = sorted({row.seed for row in rows})
     joint, random = (
-        {seed: 100 * _mean(row.final_accuracy for row in rows if (row.line, row.seed) == (line, seed)) for seed in seeds}
+        {seed: 100 * _mean(row.final for row in rows if (row.line, row.seed) == (line, seed)) for seed in seeds}
         for line in POLICIES
     )
     return joint, random
@@ -165,7 +126,7 @@ def _averages(rows: Sequence[Row]) -> tuple[dict[int, float], dict[int, float]]:
 
 def _at(rows: Sequence[Row], line: str, x: float | None) -> dict[int, float]:
     """Final accuracy in percent by seed, at one point."""
-    return {row.seed: 100 * row.final_accuracy for row in rows if (row.line, row.x) == (line, x)}
+    return {row.seed: 100 * row.final for row in rows if (row.line, row.x) == (line, x)}
 
 
 def _slope(xs: Sequence[float], ys: Sequence[float]) -> float:

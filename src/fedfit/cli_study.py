@@ -1,0 +1,54 @@
+"""How the command line runs a study: ``fedfit sweep`` and ``fedfit reproduce`` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from fedfit.terminal import SCREEN, say
+
+if TYPE_CHECKING:
+    from fedfit.sweeps.metric import Metric
+    from fedfit.sweeps.runner import Progress
+    from fedfit.sweeps.study import Study
+
+
+def run_study(study: Study, out: Path, *, force: bool, quiet: bool) -> list[Path]:
+    """Runs what is left of ``study`` behind one bar, then writes its pages; returns their paths.
+
+    Raises:
+        FedfitError: for anything that the user can mend.
+    """
+    from fedfit.sweeps.runner import run_stages
+
+    try:
+        _drive(run_stages(list(study.stages(out)), force=force), study.metric, quiet)
+    except KeyboardInterrupt:
+        say(SCREEN, "\nstopped; the same command goes on with it")
+        raise typer.Exit(130) from None
+    return study.write(out)
+
+
+def show_study(study: Study, written: list[Path]) -> None:
+    """Prints the pages that are meant to be read at once, and all paths."""
+    for page in (path for path in written if path.name in study.pages):
+        say(Console(), page.read_text(encoding="utf-8"))
+    for path in written:
+        say(SCREEN, str(path))
+
+
+def _drive(steps: Iterator[Progress], metric: Metric, quiet: bool) -> None:
+    """Runs the sweeps behind one bar that counts rounds over all runs."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=SCREEN, disable=quiet, refresh_per_second=4) as bar:
+        task = bar.add_task("reading data and model", total=None)
+        for step in steps:
+            value = "" if step.value is None else f", {metric.name} {metric.shown(step.value)}"
+            words = f"run {step.run}/{step.runs}: {step.name}{value}"
+            bar.update(task, description=words, completed=step.done, total=step.total)

@@ -1,0 +1,232 @@
+"""From finished run folders to rows, and to CSV files: the same rows for a figure, a comparison and a grid.
+
+A row is computed from the run folder alone, so that every number can be made again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from fedfit.errors import RunFolderError
+from fedfit.reports.read import RunData, read_run
+from fedfit.sweeps.metric import names_in
+from fedfit.sweeps.runner import RUNS_FOLDER, unfinished
+from fedfit.sweeps.sweep import Cell, Columns, Point, Sweep
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. ``values`` are its measures by name; ``None`` is what the run does not have.
+
+    ``columns`` and ``facts`` stand before and after the seed in tables; ``line``, ``x`` and ``panel`` place it on a figure.
+    ``curve`` is the sweep's metric and ``sent_bytes`` the bytes up and down since the start, both from round 0 on, the
+    untrained model. ``chance`` is 1 over the number of classes, ``None`` without classes.
+
+    Measures: ``final_<metric>`` for every metric on test rows and ``untrained_<metric>``; ``mean_rank`` over the rounds that
+    have a common rank; totals over the rounds of ``simulated_s``, ``simulated_j`` (of all devices), ``uplink_bytes``,
+    ``downlink_bytes``, ``wall_s``, ``server_s`` (wall seconds of the rule's own work) and ``refused`` (updates). The measures
+    ``_to_target`` run to the end of the first round at the target or above, and are ``None`` if no round reached it.
+    """
+
+    columns: Columns
+    seed: int
+    facts: Columns
+    line: str
+    x: float | None
+    panel: str
+    values: Mapping[str, float | None]
+    curve: tuple[float, ...]
+    sent_bytes: tuple[float, ...]
+    chance: float | None
+    exchanges: bool = True
+
+    @property
+    def final(self) -> float:
+        """The metric after the last round."""
+        return self.curve[-1]
+
+    @property
+    def untrained(self) -> float:
+        """The metric before the first round."""
+        return self.curve[0]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A point over its ``n`` seeds: ``mean`` and ``sd`` by measure, over the seeds that have it.
+
+    ``sd`` is the sample standard deviation (n − 1), ``None`` for fewer than two values. ``reached`` is the number of seeds that
+    reached the target.
+    """
+
+    columns: Columns
+    facts: Columns
+    line: str
+    x: float | None
+    panel: str
+    n: int
+    reached: int
+    mean: dict[str, float | None]
+    sd: dict[str, float | None]
+
+
+def collect(sweep: Sweep, out: Path) -> list[Row]:
+    """A row for every run: by point in the sweep's order, then by seed.
+
+    Raises:
+        RunFolderError: when a run is not there, not finished, or was run with another recipe.
+    """
+    runs = sweep.runs()
+    left = unfinished(runs, out)
+    if left:
+        first = out / RUNS_FOLDER / left[0].folder
+        remedy = f"`{sweep.command}` with the same options goes on with them"
+        raise RunFolderError(f"{len(left)} of {len(runs)} runs are not finished as wanted, the first {first}: {remedy}")
+    order = {point: place for place, point in enumerate(sweep.points)}
+    runs.sort(key=lambda run: (order[run.point], run.seed))
+    return [row_of(sweep, run.point, run.seed, read_run(out / RUNS_FOLDER / run.folder)) for run in runs]
+
+
+def row_of(sweep: Sweep, point: Point, seed: int, data: RunData) -> Row:
+    """The row of one run that has at least one round."""
+    curve = tuple(sweep.metric.series(data))
+    sent = accumulate(up + down for up, down in zip(data.series("uplink_bytes"), data.series("downlink_bytes"), strict=True))
+    labels = data.partition["labels"] if data.partition else []
+    return Row(
+        columns=sweep.columns(point),
+        seed=seed,
+        facts=point.facts,
+        line=point.line,
+        x=point.x,
+        panel=point.panel,
+        values=_measured(sweep, data) | _totals(point, data) | _to_target(sweep, data),
+        curve=curve,
+        sent_bytes=tuple(sent) if point.exchanges else (0.0,) * len(curve),
+        chance=1 / len(labels) if labels else None,
+        exchanges=point.exchanges,
+    )
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """The rows of each point put together, points in the order of their first row."""
+    points: dict[Columns, list[Row]] = {}
+    for row in rows:
+        points.setdefault(row.columns, []).append(row)
+    return [_summary(group) for group in points.values()]
+
+
+def rows_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """One line a run."""
+    names = [*_names(rows[0].columns), "seed", *_names(rows[0].facts), *sweep.measures]
+    lines = [
+        [*_cells(row.columns), row.seed, *_cells(row.facts), *(row.values[name] for name in sweep.measures)] for row in rows
+    ]
+    return csv_text(names, lines)
+
+
+def summary_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """One line a point: mean and standard deviation over its n seeds; with a target, how many of them reached it."""
+    counts = ("n", "reached") if "rounds_to_target" in sweep.measures else ("n",)
+    names = [f"{measure}_{kind}" for measure in sweep.measures for kind in ("mean", "sd")]
+    lines: list[list[Cell]] = []
+    for point in summarise(rows):
+        cells = [value for measure in sweep.measures for value in (point.mean[measure], point.sd[measure])]
+        lines.append([*_cells(point.columns), *_cells(point.facts), *(getattr(point, name) for name in counts), *cells])
+    return csv_text([*_names(rows[0].columns), *_names(rows[0].facts), *counts, *names], lines)
+
+
+def rounds_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """One line a run and round; bytes up and down since the start."""
+    lines: list[list[Cell]] = [
+        [*_cells(row.columns), row.seed, number, value, sent]
+        for row in rows
+        for number, (value, sent) in enumerate(zip(row.curve, row.sent_bytes, strict=True))
+    ]
+    return csv_text([*_names(rows[0].columns), "seed", "round", sweep.metric.key, "sent_bytes"], lines)
+
+
+def csv_text(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    """``None`` becomes an empty cell; numbers keep all their digits."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([names, *lines])
+    return text.getvalue()
+
+
+def _measured(sweep: Sweep, data: RunData) -> dict[str, float | None]:
+    last, name = data.rounds[-1], sweep.metric.name
+    final = {f"final_{other}": data.series(f"test_{other}")[-1] for other in names_in(last)}
+    curve = sweep.metric.series(data)
+    ranks = _known(data.series("rank"))
+    return final | {
+        f"final_{name}": curve[-1],
+        f"untrained_{name}": curve[0],
+        "mean_rank": statistics.fmean(ranks) if ranks else None,
+    }
+
+
+def _totals(point: Point, data: RunData) -> dict[str, float | None]:
+    return {
+        "simulated_s": _total(data, "simulated_s"),
+        "simulated_j": _total(data, "simulated_j"),
+        "uplink_bytes": sum(data.series("uplink_bytes")) if point.exchanges else None,
+        "downlink_bytes": sum(data.series("downlink_bytes")) if point.exchanges else None,
+        "server_s": _total(data, "server_seconds"),
+        "wall_s": sum(data.series("seconds")),
+        "refused": sum(line.get("refused", 0) for line in data.rounds),
+    }
+
+
+def _to_target(sweep: Sweep, data: RunData) -> dict[str, float | None]:
+    """Decided on the validation part if the run has one."""
+    target, values = sweep.target, sweep.metric.deciding(data).series(data)
+    reached = None if target is None else next((place for place, value in enumerate(values) if value >= target), None)
+    return {
+        "rounds_to_target": None if reached is None else int(data.rounds[reached]["round"]),
+        "seconds_to_target": _until(data, "simulated_s", reached),
+        "joules_to_target": _until(data, "simulated_j", reached),
+    }
+
+
+def _until(data: RunData, key: str, reached: int | None) -> float | None:
+    """Sum of ``key`` up to the round at place ``reached``, included; round 0, in which nothing is simulated, has none."""
+    if reached is None or _total(data, key) is None:
+        return None
+    return sum(_known(data.series(key)[: reached + 1]))
+
+
+def _total(data: RunData, key: str) -> float | None:
+    """Sum of ``key`` over the rounds that have it; ``None`` where none has."""
+    values = _known(data.series(key))
+    return sum(values) if values else None
+
+
+def _summary(group: Sequence[Row]) -> Summary:
+    mean: dict[str, float | None] = {}
+    sd: dict[str, float | None] = {}
+    for measure in group[0].values:
+        values = [value for row in group if (value := row.values.get(measure)) is not None]
+        mean[measure] = statistics.fmean(values) if values else None
+        sd[measure] = statistics.stdev(values) if len(values) > 1 else None
+    first = group[0]
+    reached = sum(row.values.get("rounds_to_target") is not None for row in group)
+    return Summary(first.columns, first.facts, first.line, first.x, first.panel, len(group), reached, mean, sd)
+
+
+def _known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
+
+
+def _names(columns: Columns) -> list[str]:
+    return [name for name, _ in columns]
+
+
+def _cells(columns: Columns) -> list[Cell]:
+    return [cell for _, cell in columns]
