@@ -11,6 +11,7 @@ from rich.console import Console
 from fedfit import __version__
 from fedfit.cli_plan import plan
 from fedfit.cli_reproduce import reproduce
+from fedfit.cli_sweep import sweep
 from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_json, say, waiting
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ app = typer.Typer(
 recipes_app = typer.Typer(help="List the shipped recipes; `recipes show NAME` prints one.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
 app.command()(plan)
+app.command()(sweep)
 app.command()(reproduce)
 
 

@@ -1,0 +1,43 @@
+"""``fedfit sweep``: any recipe over a grid of any of its keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedfit.cli_study import run_study, show_study
+from fedfit.terminal import Json, Quiet, polite_errors, prepare_libraries, print_json, waiting
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a TOML file.")],
+    grid: Annotated[
+        list[str],
+        typer.Argument(
+            help="section.key=a,b,c … and seed=0..2; a key with one value is set in all runs.", metavar="KEY=VALUES..."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; by default runs/sweep-<name of the recipe>.")] = None,
+    metric: Annotated[str, typer.Option(help="Metric of table and figure: accuracy, macro_f1, loss, …")] = "accuracy",
+    force: Annotated[bool, typer.Option("--force", help="Run anew what is there with another recipe.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe at every combination of values, or go on with it; write one table and one figure."""
+    from fedfit.experiment.load import read_recipe
+    from fedfit.sweeps.grid import parse_grid
+
+    with polite_errors(as_json):
+        text, parsed = read_recipe(recipe), parse_grid(grid)  # its faults are reported before torch is loaded
+        with waiting("reading data and model …", quiet):
+            prepare_libraries()
+            from fedfit.sweeps.grid_study import grid_study
+
+            study = grid_study(text, parsed, metric, recipe)
+        written = run_study(study, out or study.default_out, force=force, quiet=quiet)
+    if as_json:
+        print_json({"recipe": recipe, "metric": metric, "written": [str(path) for path in written]})
+        return
+    show_study(study, written)
