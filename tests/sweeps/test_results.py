@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,29 @@ def test_the_untrained_accuracy_is_always_told_and_drawn_where_it_leaves_room(
     assert f"untrained model: {100 * untrained:.1f} %" in text
     assert "a caption" in text
     assert ("<!-- untrained -->" in text) == drawn
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_error_bars_at_one_x_lie_side_by_side(sweep: Sweep, log: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three lines on x = 1, 4: no two points share a place; all lie within 2 % of the axis of their x, ticks on it."""
+    drawn: list[Any] = []
+    monkeypatch.setattr("fedfit.sweeps.figure.save", lambda figure, _: drawn.append(figure))
+    rows = [row(line, x, seed, 0.8 + seed / 100) for line in "abc" for x in (1, 4) for seed in (0, 1)]
+    write_figure(replace(sweep, axis=replace(sweep.axis, log2=log)), rows, "", tmp_path)
+    (axes,) = drawn[0].axes
+    places = [list(container[0].get_xdata()) for container in axes.containers]
+    assert len({round(x, 6) for found in places for x in found}) == 6
+    for low, high in places:
+        off = (math.log(low), math.log(high / 4)) if log else (low - 1, high - 4)
+        assert max(map(abs, off)) <= 0.02 * (math.log(4) if log else 3)
+    assert list(axes.get_xticks()) == [1, 4]
+
+
+def test_one_line_stands_at_its_x(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("fedfit.sweeps.figure.save", lambda figure, _: drawn.append(figure))
+    write_figure(sweep, [row("a", x, seed, 0.8 + seed / 100) for x in (1, 4) for seed in (0, 1)], "", tmp_path)
+    assert list(drawn[0].axes[0].containers[0][0].get_xdata()) == [1, 4]
 
 
 def test_an_unfinished_sweep_has_no_results(sweep: Sweep, done: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from fedfit.reports.style import FAINT, MARKERS, PALETTE, blank, bytes_scale, drawing, save
 from fedfit.sweeps.comparison import Comparison
-from fedfit.sweeps.figure import mean_and_sd
+from fedfit.sweeps.figure import dodged, mean_and_sd
 from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rows import Row
 
@@ -19,6 +19,11 @@ _PANEL_INCHES = (4.2, 3.0)
 _LEGEND_INCHES = 1.2
 _BOUND_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Of methods that send nothing, told from one another and from the lines."""
+
+_LAST_ROUND = ", last round"
+
+_ALIKE, _STEP_ASIDE, _AXIS = 0.1, 0.022, (1.0, 100.0)
+"""Methods whose bytes differ by less than the first end side by side, by the second of an axis of about two decades."""
 
 _METRIC = Metric()
 
@@ -42,23 +47,35 @@ def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption
             panel.set_xlabel(f"Sent, up and down ({unit})")
         for panels_beside in axes:
             panels_beside[0].set_ylabel(_METRIC.label)
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(names)), columnspacing=1.2)
-        figure.supxlabel(f"bars: s.d. after the last round. {caption}", fontsize=8, color=FAINT)
+        _draw_legend(comparison, figure, panels[0])
+        figure.supxlabel(f"bars, side by side: s.d. after the last round. {caption}", fontsize=8, color=FAINT)
         return save(figure, folder / comparison.name)
+
+
+def _draw_legend(comparison: Comparison, figure: Any, panel: Any) -> None:
+    """In the order of the methods; without their bars, which say nothing in a legend."""
+    handles, names = panel.get_legend_handles_labels()
+    places = [method.name for method in comparison.methods]
+    shown = sorted(zip(handles, names, strict=True), key=lambda pair: places.index(pair[1].removesuffix(_LAST_ROUND)))
+    marks = [handle[0] if isinstance(handle, tuple) else handle for handle, _ in shown]
+    names = [name for _, name in shown]
+    figure.legend(marks, names, loc="outside upper left", ncols=min(3, len(names)), columnspacing=1.2)
 
 
 def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor: float) -> None:
     """A method has its colour by its place among all, so that it is the same in every panel."""
-    bounds = 0
+    bounds, ends = 0, list[float]()
     for index, method in enumerate(comparison.methods):
         found, colour = [row for row in rows if row.line == method.name], PALETTE[index % len(PALETTE)]
         if found and method.sends:
-            _draw_curve(found, method.name, index, panel, divisor)
+            end = statistics.fmean(row.sent_bytes[-1] for row in found)
+            aside = sum(abs(end / other - 1) < _ALIKE for other in ends)
+            ends.append(end)
+            _draw_curve(found, method.name, index, aside, panel, divisor)
         elif found:
             mean = _METRIC.factor * statistics.fmean(row.final for row in found)
             dash = _BOUND_DASHES[bounds % len(_BOUND_DASHES)]
-            panel.axhline(mean, color=colour, linewidth=1.4, linestyle=dash, label=f"{method.name}, last round")
+            panel.axhline(mean, color=colour, linewidth=1.4, linestyle=dash, label=f"{method.name}{_LAST_ROUND}")
             bounds += 1
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -66,17 +83,18 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would be set as formulas
 
 
-def _draw_curve(rows: Sequence[Row], label: str, index: int, panel: Any, divisor: float) -> None:
+def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, panel: Any, divisor: float) -> None:
     """From round 1 on, since nothing was sent before and the axis is logarithmic.
 
-    Only the last round has a marker and a bar: markers and bands of every round would hide one another.
+    Only the last round has a marker and a bar, ``aside`` steps to the right: markers and bands of every round would hide one
+    another.
     """
     x, _ = mean_and_sd([row.sent_bytes[1:] for row in rows], 1 / divisor)
     mean, sd = mean_and_sd([row.curve[1:] for row in rows], _METRIC.factor)
     colour = PALETTE[index % len(PALETTE)]
     panel.plot(x, mean, color=colour, linewidth=1.3, alpha=0.75, zorder=2)
     panel.errorbar(
-        x[-1:],
+        dodged(x[-1:], aside, _STEP_ASIDE, log=True, low=_AXIS[0], high=_AXIS[1]),
         mean[-1:],
         yerr=sd[-1:] if sd[-1] else None,
         color=colour,
@@ -84,8 +102,6 @@ def _draw_curve(rows: Sequence[Row], label: str, index: int, panel: Any, divisor
         markersize=7,
         markeredgewidth=0,
         elinewidth=1.4,
-        capsize=3,
-        capthick=1.4,
         linewidth=1.3,
         label=label,
         zorder=3,

@@ -15,7 +15,8 @@ OVER_ALL = "over all"
 
 RULE = f"""\
 A seed fixes the data, their spread over the devices, the ranks, the fleet and the initial head, so two methods are compared
-seed by seed. {PAIRED}
+seed by seed.
+{PAIRED}
 "Over all" takes each seed's mean difference over the cases, so it has as many differences as there are seeds. No allowance is
 made for the number of claims: of twenty that are empty, one comes out decided.
 """

@@ -35,11 +35,11 @@ def mean_and_sd(curves: Sequence[Sequence[float]], factor: float) -> tuple[list[
     return [statistics.fmean(values) for values in places], spread
 
 
-def dodged(xs: Sequence[float], place: float, *, log: bool, low: float, high: float) -> list[float]:
-    """``xs`` moved by ``place`` steps aside on an axis from ``low`` to ``high``, by equal lengths on paper."""
+def dodged(xs: Sequence[float], place: float, step: float, *, log: bool, low: float, high: float) -> list[float]:
+    """``xs`` moved aside by ``place`` steps, each a share of an axis from ``low`` to ``high``, by equal lengths on paper."""
     if log:
-        return [x * (high / low) ** (place * _STEP_ASIDE) for x in xs]
-    return [x + (high - low) * place * _STEP_ASIDE for x in xs]
+        return [x * (high / low) ** (place * step) for x in xs]
+    return [x + (high - low) * place * step for x in xs]
 
 
 def _over_x(sweep: Sweep, rows: Sequence[Row]) -> Any:
@@ -53,7 +53,9 @@ def _over_x(sweep: Sweep, rows: Sequence[Row]) -> Any:
         spread = [factor * (point.sd[measure] or 0) for point in points]
         bars = {"yerr": spread, "elinewidth": 1.2} if any(spread) else {}
         place = index - (len(lines) - 1) / 2 if bars else 0.0
-        x = dodged([p.x for p in points if p.x is not None], place, log=sweep.axis.log2, low=ticks[0], high=ticks[-1])
+        x = dodged(
+            [p.x for p in points if p.x is not None], place, _STEP_ASIDE, log=sweep.axis.log2, low=ticks[0], high=ticks[-1]
+        )
         y = [factor * (point.mean[measure] or 0) for point in points]
         axes.errorbar(x, y, label=line, zorder=3, **bars, **line_look(index, len(x)))
     if sweep.axis.log2:

@@ -13,7 +13,8 @@ from fedfit.sweeps.figures import MAX_RANK, PLACEMENTS, POLICIES
 from fedfit.sweeps.rows import Row
 
 RULE = f"""\
-A seed fixes the data, the fleet and the initial head, so two points are compared seed by seed. {PAIRED}
+A seed fixes the data, the fleet and the initial head, so two points are compared seed by seed.
+{PAIRED}
 A slope is that of a straight line through the points of a seed, over the logarithm of x.
 """
 

@@ -1,0 +1,131 @@
+"""The results under ``docs/results`` as rows again, from their CSV files alone.
+
+``python -m tests.sweeps.committed`` draws figures and writes pages anew from them, after a change of how they look.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedfit.sweeps.comparison import Case, Comparison
+from fedfit.sweeps.comparison_figure import write_comparison_figure
+from fedfit.sweeps.comparison_pages import row_pages
+from fedfit.sweeps.describe import caption
+from fedfit.sweeps.figure import write_figure
+from fedfit.sweeps.figures import FIGURES
+from fedfit.sweeps.mixed_ranks import mixed_ranks
+from fedfit.sweeps.rate_search import Trial
+from fedfit.sweeps.rows import Row, rows_csv, summary_csv
+from fedfit.sweeps.verdicts import verdicts_text
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+PAPER, MIXED_RANKS = RESULTS / "paper", RESULTS / "mixed-ranks"
+DRAWN = ("fig3", "fig4", "fig5")
+"""The figures whose CSV files hold all that is drawn: Fig. 2 is drawn over rounds, which are not there."""
+
+_CLASSES = 4
+"""Of AG News."""
+
+
+def figure_rows(figure: str) -> list[Row]:
+    """Of a figure of the paper: the untrained model and the last round are all there is of a run's curve."""
+    found = []
+    for line in _lines(PAPER / f"{figure}.csv"):
+        values = _numbers(line)
+        x, seed = values.get("x"), int(line["seed"])
+        columns = (("figure", figure), ("line", line["line"]), ("x", x))
+        curve = (values["untrained_accuracy"] or 0.0, values["final_accuracy"] or 0.0)
+        found.append(Row(columns, seed, (), line["line"], x, "", values, curve, (0.0, 0.0), 1 / _CLASSES))
+    return found
+
+
+def comparison_rows() -> list[Row]:
+    """Of the comparison of mixed ranks, whole curves included."""
+    curves: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for line in _lines(MIXED_RANKS / "mixed-ranks-rounds.csv"):
+        curves.setdefault(_run(line), []).append((float(line["test_accuracy"]), float(line["sent_bytes"])))
+    exchanges = {method.name: method.sends for method in mixed_ranks("small").methods}
+    return [_comparison_row(line, curves[_run(line)], exchanges) for line in _lines(MIXED_RANKS / "mixed-ranks.csv")]
+
+
+def trials() -> list[Trial]:
+    """Of the search of the learning rates."""
+    lines = _lines(MIXED_RANKS / "rates.csv")
+    return [Trial(line["data"], line["method"], float(line["learning_rate"]), float(line["final_accuracy"])) for line in lines]
+
+
+def figure_pages(figure: str) -> dict[str, str]:
+    """The pages of a figure that rows alone decide, by their name under ``docs/results/paper``."""
+    sweep, rows = FIGURES[figure]("small"), figure_rows(figure)
+    return {
+        f"{figure}.csv": rows_csv(sweep, rows),
+        f"{figure}-summary.csv": summary_csv(sweep, rows),
+        f"{figure}-verdicts.md": verdicts_text(figure, rows),
+    }
+
+
+def comparison_pages() -> dict[str, str]:
+    """The pages of the comparison that rows and trials decide."""
+    return row_pages(_comparison(), comparison_rows(), trials())
+
+
+def draw(paper: Path, comparison: Path) -> list[Path]:
+    """Draws every figure that the CSV files hold, each into the folder of its kind; returns the paths."""
+    written = []
+    for figure in DRAWN:
+        sweep = FIGURES[figure]("small")
+        written += write_figure(sweep, figure_rows(figure), caption(sweep), paper)
+    whole = caption(_comparison().whole())
+    return written + write_comparison_figure(_comparison(), comparison_rows(), whole, comparison)
+
+
+def _comparison() -> Comparison:
+    return mixed_ranks("small")
+
+
+def _comparison_row(line: Mapping[str, str], curve: Sequence[tuple[float, float]], exchanges: Mapping[str, bool]) -> Row:
+    alpha, method = float(line["alpha"]), line["method"]
+    values = _numbers(line)
+    return Row(
+        columns=(("data", line["data"]), ("alpha", alpha), ("method", method)),
+        seed=int(line["seed"]),
+        facts=(("learning_rate", values["learning_rate"]), ("target", values["target"])),
+        line=method,
+        x=None,
+        panel=Case(line["data"], alpha).label,
+        values=values,
+        curve=tuple(accuracy for accuracy, _ in curve),
+        sent_bytes=tuple(sent for _, sent in curve),
+        chance=None,
+        exchanges=exchanges[method],
+    )
+
+
+def _run(line: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(line[name] for name in ("data", "alpha", "method", "seed"))
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def _numbers(line: Mapping[str, str]) -> dict[str, float | None]:
+    """The cells that are numbers; whole ones stay whole."""
+    names = [name for name in line if name not in ("figure", "line", "data", "alpha", "method", "seed")]
+    return {name: (int(line[name]) if line[name].isdigit() else float(line[name])) if line[name] else None for name in names}
+
+
+def main() -> None:
+    """Writes figures and pages into ``docs/results``."""
+    for figure in FIGURES:
+        for name, text in figure_pages(figure).items():
+            (PAPER / name).write_text(text, encoding="utf-8")
+    for name, text in comparison_pages().items():
+        (MIXED_RANKS / name).write_text(text, encoding="utf-8")
+    draw(PAPER, MIXED_RANKS)
+
+
+if __name__ == "__main__":
+    main()
