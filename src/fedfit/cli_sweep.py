@@ -26,16 +26,16 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe at every combination of values, or go on with it; write one table and one figure."""
-    from fedfit.experiment.load import read_recipe
     from fedfit.sweeps.grid import parse_grid
 
     with polite_errors(as_json):
-        text, parsed = read_recipe(recipe), parse_grid(grid)  # its faults are reported before torch is loaded
+        parsed = parse_grid(grid)
         with waiting("reading data and model …", quiet):
             prepare_libraries()
+            from fedfit.experiment.load import read_recipe
             from fedfit.sweeps.grid_study import grid_study
 
-            study = grid_study(text, parsed, metric, recipe)
+            study = grid_study(read_recipe(recipe), parsed, metric, recipe)
         written = run_study(study, out or study.default_out, force=force, quiet=quiet)
     if as_json:
         print_json({"recipe": recipe, "metric": metric, "written": [str(path) for path in written]})

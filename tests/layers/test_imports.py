@@ -126,6 +126,7 @@ HEAVY = ("torch", "flwr", "flwr_datasets", "transformers", "peft", "datasets")
         ["plan", "three-devices"],
         ["plan", "city", "--policy", "per_device", "--drop-infeasible", "--json"],
         ["compare", "/a", "/b"],
+        ["sweep", "demo", "adapter.rank=8..4"],
     ],
     ids=" ".join,
 )

@@ -78,7 +78,7 @@ def test_the_table_is_what_the_rounds_say(finished: tuple[Study, Path]) -> None:
 
 def test_the_csv_has_the_swept_keys_as_columns(finished: tuple[Study, Path]) -> None:
     _, out = finished
-    lines = list(csv.DictReader((out / "sweep.csv").open()))
+    lines = list(csv.DictReader((out / "sweep-tiny.csv").open()))
     assert list(lines[0])[:4] == ["adapter.rank", "training.learning_rate", "seed", "final_accuracy"]
     (line,) = [
         line for line in lines if (line["adapter.rank"], line["training.learning_rate"], line["seed"]) == ("4", "0.01", "1")
@@ -86,7 +86,7 @@ def test_the_csv_has_the_swept_keys_as_columns(finished: tuple[Study, Path]) -> 
     logged = rounds(out / "runs" / "rank-4-learning_rate-1e-2-seed1")
     assert float(line["final_accuracy"]) == logged[-1]["test_accuracy"]
     assert float(line["simulated_j"]) == pytest.approx(sum(entry["simulated_j"] or 0 for entry in logged))
-    summary = list(csv.DictReader((out / "sweep-summary.csv").open()))
+    summary = list(csv.DictReader((out / "sweep-tiny-summary.csv").open()))
     assert [(line["adapter.rank"], line["n"]) for line in summary] == [("1", "2"), ("1", "2"), ("4", "2"), ("4", "2")]
 
 
@@ -161,6 +161,7 @@ def test_keys_of_equal_last_words_have_their_whole_names_in_folders() -> None:
 def test_a_wrong_key_is_reported_before_anything_runs(world: World) -> None:
     with pytest.raises(RecipeError, match=r"federation\.rank = 4: unknown key; did you mean .*adapter\.rank"):
         study(world, "federation.rank=4,8")
+    refused("sweep", world.recipe, "adapter.rank=4,eight", says=["adapter.rank = 'eight': must be a whole number"])
 
 
 def test_stopped_between_cells_and_resumed_is_as_never_stopped(
@@ -209,7 +210,7 @@ def test_killed_for_good_between_cells_and_resumed_is_as_never_killed(
     result = fedfit("sweep", world.recipe, *world.overrides, ROUNDS, *WORDS, "--out", out, "--json", "--quiet")
     assert result.json["metric"] == "accuracy"
     assert outcomes(out).keys() == outcomes(finished[1]).keys()
-    lines = [list(csv.DictReader((folder / "sweep.csv").open())) for folder in (out, finished[1])]
+    lines = [list(csv.DictReader((folder / "sweep-tiny.csv").open())) for folder in (out, finished[1])]
     ours, theirs = ([without_time(line) for line in table] for table in lines)
     assert ours == theirs
 

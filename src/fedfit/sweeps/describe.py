@@ -33,9 +33,10 @@ def settings_text(sweep: Sweep) -> str:
     printed = [note for note in sweep.notes if note.paper is not None]
     chosen = [note for note in sweep.notes if note.paper is None]
     lines = [(note.what, _here(sweep, note), note.why) for note in chosen]
+    scale = f"Scale `{sweep.scale}`: " if sweep.scale else ""
     parts = [
         f"# {sweep.name}: {sweep.title}",
-        f"Scale `{sweep.scale}`: {caption(sweep).removesuffix('; see settings.md')}. {_seed_words(sweep)}; a seed "
+        f"{scale}{caption(sweep).removesuffix('; see settings.md')}. {seed_words(sweep.seeds).capitalize()}; a seed "
         "fixes the sample of the data, its spread over the devices, the initial adapter and head, the fleet and its channels.",
     ]
     if printed:
@@ -53,11 +54,12 @@ def settings_text(sweep: Sweep) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _seed_words(sweep: Sweep) -> str:
-    first, last = sweep.seeds[0], sweep.seeds[-1]
-    if sweep.seeds == tuple(range(first, last + 1)):
-        return f"Seeds {first} to {last}"
-    return f"Seeds {', '.join(map(str, sweep.seeds))}"
+def seed_words(seeds: Sequence[int]) -> str:
+    """``seeds 0 to 2``, ``seeds 3, 7`` or ``seed 0``."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    in_turn = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"seeds {seeds[0]} to {seeds[-1]}" if in_turn else f"seeds {', '.join(map(str, seeds))}"
 
 
 def _here(sweep: Sweep, note: Setting) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.experiment.load import parse_recipe
-from fedfit.sweeps.describe import caption, settings_text, spread_text, table_text
+from fedfit.sweeps.describe import caption, seed_words, spread_text, table_text
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.grid import SEED, Grid
 from fedfit.sweeps.metric import Metric
-from fedfit.sweeps.pages import write_pages
-from fedfit.sweeps.rows import Row, collect, rounds_csv, rows_csv, summarise, summary_csv
+from fedfit.sweeps.pages import sweep_pages, write_pages
+from fedfit.sweeps.rows import Row, collect, summarise
 from fedfit.sweeps.runner import Stage
 from fedfit.sweeps.study import Study
 from fedfit.sweeps.sweep import Axis, Cell, Point, Setting, Sweep
@@ -52,7 +52,7 @@ def grid_study(recipe_text: str, grid: Grid, metric: str = "accuracy", origin: s
     """
     sweep = grid_sweep(recipe_text, grid, Metric(metric), origin)
     for point in sweep.points:
-        sweep.recipe(point, sweep.seeds[0])  # a key that does not exist is reported before libraries are loaded
+        sweep.recipe(point, sweep.seeds[0])  # so that a fault of the last cell is reported before data are read
     return Study(
         NAME,
         Path("runs") / sweep.name,
@@ -79,7 +79,6 @@ def grid_sweep(recipe_text: str, grid: Grid, metric: Metric, origin: str = "the 
         base=recipe_text,
         points=points,
         notes=tuple(Setting(key.rpartition(".")[2].replace("_", " "), (key,), None, "swept") for key in swept),
-        scale="sweep",
         seeds=grid.seeds or (recipe.seed,),
         metric=metric,
         measures=(*dict.fromkeys((f"final_{metric.name}", f"untrained_{metric.name}", *_COSTS)),),
@@ -94,13 +93,7 @@ def write_grid(sweep: Sweep, out: Path) -> list[Path]:
         FedfitError: for a run that is not finished, a metric that it did not measure, or a folder that cannot be written.
     """
     rows = collect(sweep, out)
-    pages = {
-        "table.md": table_page(sweep, rows),
-        "sweep.csv": rows_csv(sweep, rows),
-        "sweep-summary.csv": summary_csv(sweep, rows),
-        "sweep-rounds.csv": rounds_csv(sweep, rows),
-        "settings.md": settings_text(sweep),
-    }
+    pages = {"table.md": table_page(sweep, rows)} | sweep_pages(sweep, rows)
     return write_pages(out, pages, lambda: write_figure(sweep, rows, caption(sweep), out))
 
 
@@ -119,10 +112,9 @@ def table_page(sweep: Sweep, rows: Sequence[Row]) -> str:
         )
         for summary in summaries
     ]
-    seeds = ", ".join(map(str, sweep.seeds))
     words = (
-        f"Mean ± standard deviation over seeds {seeds}, after the last round. Bytes, seconds and joules are of the whole run; "
-        "1 MB is a million bytes. The simulated columns are there where rounds are planned."
+        f"Mean ± standard deviation over {seed_words(sweep.seeds)}, after the last round. Bytes, seconds and joules are of the "
+        "whole run; 1 MB is a million bytes. The simulated columns are there where rounds are planned."
     )
     return f"# {sweep.title}\n\n{words}\n\n{table_text(head, lines)}\n"
 

@@ -1,12 +1,25 @@
-"""Writes the pages and the figure of finished runs."""
+"""The pages of finished runs: which every sweep has, and how they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
+from fedfit.sweeps.describe import settings_text
+from fedfit.sweeps.rows import Row, rounds_csv, rows_csv, summary_csv
+from fedfit.sweeps.sweep import Sweep
+
+
+def sweep_pages(sweep: Sweep, rows: Sequence[Row]) -> dict[str, str]:
+    """Tables and settings of any sweep, by file name."""
+    return {
+        f"{sweep.name}.csv": rows_csv(sweep, rows),
+        f"{sweep.name}-summary.csv": summary_csv(sweep, rows),
+        f"{sweep.name}-rounds.csv": rounds_csv(sweep, rows),
+        "settings.md": settings_text(sweep),
+    }
 
 
 def write_pages(out: Path, pages: Mapping[str, str], draw: Callable[[], list[Path]]) -> list[Path]:

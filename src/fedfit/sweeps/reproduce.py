@@ -12,15 +12,15 @@ from fedfit.sweeps.bases import SCALES
 from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.comparison_pages import finished_part, write_comparison
 from fedfit.sweeps.comparison_run import comparison_stages
-from fedfit.sweeps.describe import caption, settings_text
+from fedfit.sweeps.describe import caption
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
 from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.mixed_ranks import NAME as MIXED_RANKS
 from fedfit.sweeps.mixed_ranks import SCALES as MIXED_RANKS_SCALES
 from fedfit.sweeps.mixed_ranks import mixed_ranks
-from fedfit.sweeps.pages import write_pages
-from fedfit.sweeps.rows import collect, rounds_csv, rows_csv, summary_csv
+from fedfit.sweeps.pages import sweep_pages, write_pages
+from fedfit.sweeps.rows import collect
 from fedfit.sweeps.runner import Stage
 from fedfit.sweeps.study import Study
 from fedfit.sweeps.sweep import Sweep
@@ -93,13 +93,7 @@ def write_sweep(sweep: Sweep, out: Path) -> list[Path]:
         RunFolderError: for a run that is not finished, or a folder that cannot be written.
     """
     rows = collect(sweep, out)
-    pages = {
-        f"{sweep.name}.csv": rows_csv(sweep, rows),
-        f"{sweep.name}-summary.csv": summary_csv(sweep, rows),
-        f"{sweep.name}-rounds.csv": rounds_csv(sweep, rows),
-        "settings.md": settings_text(sweep),
-        "verdicts.md": verdicts_text(sweep.name, rows),
-    }
+    pages = sweep_pages(sweep, rows) | {"verdicts.md": verdicts_text(sweep.name, rows)}
     return write_pages(out, pages, lambda: write_figure(sweep, rows, caption(sweep), out))
 
 
