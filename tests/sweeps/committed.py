@@ -12,12 +12,13 @@ from pathlib import Path
 from fedfit.sweeps.comparison import Case, Comparison
 from fedfit.sweeps.comparison_figure import write_comparison_figure
 from fedfit.sweeps.comparison_pages import row_pages
+from fedfit.sweeps.csv_files import rows_csv, summary_csv
 from fedfit.sweeps.describe import caption
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
 from fedfit.sweeps.mixed_ranks import mixed_ranks
 from fedfit.sweeps.rate_search import Trial
-from fedfit.sweeps.rows import Row, rows_csv, summary_csv
+from fedfit.sweeps.rows import Row
 from fedfit.sweeps.verdicts import verdicts_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

@@ -10,8 +10,9 @@ import pytest
 from fedfit.reports.read import RunData
 from fedfit.sweeps.comparison import Case, Comparison, Method
 from fedfit.sweeps.comparison_table import case_table, table_page
+from fedfit.sweeps.csv_files import rounds_csv, rows_csv, summary_csv
 from fedfit.sweeps.rate_search import Trial
-from fedfit.sweeps.rows import Row, rounds_csv, row_of, rows_csv, summarise, summary_csv
+from fedfit.sweeps.rows import Row, row_of, summarise
 from fedfit.sweeps.sweep import Sweep
 
 CASE = Case("ag_news", 0.5)

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from fedfit.errors import RecipeError, RunFolderError
+from fedfit.sweeps.csv_files import rows_csv, summary_csv
 from fedfit.sweeps.describe import caption, settings_text
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
 from fedfit.sweeps.reproduce import find_study, write_sweep
-from fedfit.sweeps.rows import collect, rows_csv, summarise, summary_csv
+from fedfit.sweeps.rows import collect, summarise
 from fedfit.sweeps.runner import run_sweep
 from fedfit.sweeps.sweep import Point, Sweep
 from tests.sweeps.conftest import SEEDS, row

@@ -11,11 +11,12 @@ from fedfit.sweeps.comparison_figure import write_comparison_figure
 from fedfit.sweeps.comparison_run import main_sweep
 from fedfit.sweeps.comparison_table import table_page
 from fedfit.sweeps.comparison_verdicts import verdicts_page
+from fedfit.sweeps.csv_files import rounds_csv, rows_csv, summary_csv
 from fedfit.sweeps.describe import caption, settings_text
 from fedfit.sweeps.pages import write_pages
 from fedfit.sweeps.rate_search import Trial, rates_csv, read_trials
-from fedfit.sweeps.rows import Row, collect, rounds_csv, rows_csv, summary_csv
-from fedfit.sweeps.runner import unfinished
+from fedfit.sweeps.rows import Row, collect
+from fedfit.sweeps.run_folders import unfinished
 
 
 def finished_part(comparison: Comparison, out: Path) -> Comparison:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fedfit.sweeps.comparison import Case, Comparison
 from fedfit.sweeps.rate_search import best_rates, read_trials
-from fedfit.sweeps.runner import Stage, unfinished
+from fedfit.sweeps.run_folders import unfinished
+from fedfit.sweeps.runner import Stage
 from fedfit.sweeps.sweep import Sweep
 
 

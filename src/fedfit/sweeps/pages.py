@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
+from fedfit.sweeps.csv_files import rounds_csv, rows_csv, summary_csv
 from fedfit.sweeps.describe import settings_text
-from fedfit.sweeps.rows import Row, rounds_csv, rows_csv, summary_csv
+from fedfit.sweeps.rows import Row
 from fedfit.sweeps.sweep import Sweep
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfit.reports.read import read_run
-from fedfit.sweeps.rows import csv_text
-from fedfit.sweeps.runner import RUNS_FOLDER
+from fedfit.sweeps.csv_files import csv_text
+from fedfit.sweeps.run_folders import RUNS_FOLDER
 from fedfit.sweeps.sweep import Sweep
 
 

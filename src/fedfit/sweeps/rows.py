@@ -1,25 +1,22 @@
-"""From finished run folders to rows, and to CSV files: the same rows for a figure, a comparison and a grid.
+"""From finished run folders to rows: the same rows for a figure, a comparison and a grid.
 
 A row is computed from the run folder alone, so that every number can be made again.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from fedfit.errors import RunFolderError
 from fedfit.reports.read import RunData, read_run
 from fedfit.sweeps.metric import names_in
-from fedfit.sweeps.runner import RUNS_FOLDER, unfinished
-from fedfit.sweeps.sweep import Cell, Columns, Point, Sweep
+from fedfit.sweeps.run_folders import RUNS_FOLDER, unfinished
+from fedfit.sweeps.sweep import Columns, Point, Sweep
 
 
 @dataclass(frozen=True)
@@ -123,43 +120,6 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     return [_summary(group) for group in points.values()]
 
 
-def rows_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """One line a run."""
-    names = [*_names(rows[0].columns), "seed", *_names(rows[0].facts), *sweep.measures]
-    lines = [
-        [*_cells(row.columns), row.seed, *_cells(row.facts), *(row.values[name] for name in sweep.measures)] for row in rows
-    ]
-    return csv_text(names, lines)
-
-
-def summary_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """One line a point: mean and standard deviation over its n seeds; with a target, how many of them reached it."""
-    counts = ("n", "reached") if "rounds_to_target" in sweep.measures else ("n",)
-    names = [f"{measure}_{kind}" for measure in sweep.measures for kind in ("mean", "sd")]
-    lines: list[list[Cell]] = []
-    for point in summarise(rows):
-        cells = [value for measure in sweep.measures for value in (point.mean[measure], point.sd[measure])]
-        lines.append([*_cells(point.columns), *_cells(point.facts), *(getattr(point, name) for name in counts), *cells])
-    return csv_text([*_names(rows[0].columns), *_names(rows[0].facts), *counts, *names], lines)
-
-
-def rounds_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """One line a run and round; bytes up and down since the start."""
-    lines: list[list[Cell]] = [
-        [*_cells(row.columns), row.seed, number, value, sent]
-        for row in rows
-        for number, (value, sent) in enumerate(zip(row.curve, row.sent_bytes, strict=True))
-    ]
-    return csv_text([*_names(rows[0].columns), "seed", "round", sweep.metric.key, "sent_bytes"], lines)
-
-
-def csv_text(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """``None`` becomes an empty cell; numbers keep all their digits."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([names, *lines])
-    return text.getvalue()
-
-
 def _measured(sweep: Sweep, data: RunData) -> dict[str, float | None]:
     last, name = data.rounds[-1], sweep.metric.name
     final = {f"final_{other}": data.series(f"test_{other}")[-1] for other in names_in(last)}
@@ -222,11 +182,3 @@ def _summary(group: Sequence[Row]) -> Summary:
 
 def _known(values: Sequence[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
-
-
-def _names(columns: Columns) -> list[str]:
-    return [name for name, _ in columns]
-
-
-def _cells(columns: Columns) -> list[Cell]:
-    return [cell for _, cell in columns]

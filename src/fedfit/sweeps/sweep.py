@@ -81,7 +81,7 @@ class Run:
 class Sweep:
     """A table and a figure to be computed. ``base`` is a recipe in TOML; ``notes`` are the settings a reader has to know.
 
-    ``measures`` are the columns of the tables (:mod:`fedfit.sweeps.rows` says which exist). ``target`` is the value of
+    ``measures`` are the columns of the tables (:class:`fedfit.sweeps.rows.Row` names all). ``target`` is the value of
     ``metric`` that rounds, seconds and joules are counted to. ``command`` runs the sweep, or goes on with it.
     """
 

@@ -1,0 +1,78 @@
+"""The run folders of a sweep: which are finished as wanted, and which hold a run of another recipe."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfit.errors import RunFolderError
+from fedfit.experiment.build import resolve_paths
+from fedfit.experiment.load import to_toml
+from fedfit.experiment.tables import flat
+from fedfit.reports.read import read_run
+from fedfit.reports.tables import status
+from fedfit.sweeps.sweep import Run
+from fedfit.tracking.checkpoint import Checkpoints
+
+RUNS_FOLDER = "runs"
+_SHOWN_DIFFERENCES = 5
+
+
+def differences(run: Run, out: Path) -> list[str]:
+    """What the recipe in the run's folder says otherwise than ``run.recipe``, a line a key; none where there is no recipe.
+
+    Raises:
+        RunFolderError: when the recipe in the folder cannot be read.
+    """
+    path = out / RUNS_FOLDER / run.folder / "recipe.toml"
+    if not path.is_file():
+        return []
+    there, wanted = _document(path), dict(flat(tomllib.loads(to_toml(resolve_paths(run.recipe)))))
+    missing = "unset"
+    keys = [key for key in {**wanted, **there} if wanted.get(key, missing) != there.get(key, missing)]
+    return [f"{key} is {there.get(key, missing)!r} there and {wanted.get(key, missing)!r} now" for key in sorted(keys)]
+
+
+def other_recipes(runs: Sequence[Run], out: Path, *, force: bool) -> list[Run]:
+    """Those of ``runs`` that are there with another recipe than is wanted now.
+
+    Raises:
+        RunFolderError: when there are any, unless ``force`` allows to run them anew.
+    """
+    stale = [run for run in runs if differences(run, out)]
+    if stale and not force:
+        _refuse(stale[0], len(stale), out)
+    return stale
+
+
+def is_finished(run: Run, out: Path) -> bool:
+    """Whether every round of ``run`` counts, the adapter included. Does not look at the recipe."""
+    path = out / RUNS_FOLDER / run.folder
+    last = Checkpoints(path / "checkpoints").latest() if (path / "recipe.toml").is_file() else None
+    if last is None or not (path / "adapter").is_dir():
+        return False
+    data = read_run(path)
+    return status(data) != "unfinished" and data.rounds[-1]["round"] == last.record.round
+
+
+def unfinished(runs: Sequence[Run], out: Path) -> list[Run]:
+    """Those of ``runs`` that are not finished, or are there with another recipe."""
+    return [run for run in runs if differences(run, out) or not is_finished(run, out)]
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return dict(flat(tomllib.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); restore it, or remove its folder") from error
+
+
+def _refuse(run: Run, count: int, out: Path) -> None:
+    found = differences(run, out)
+    more = [f"and {len(found) - _SHOWN_DIFFERENCES} more"] if len(found) > _SHOWN_DIFFERENCES else []
+    others = f" (and {count - 1} other runs likewise)" if count > 1 else ""
+    remedy = "give another --out, or --force to run those anew"
+    said = "; ".join([*found[:_SHOWN_DIFFERENCES], *more])
+    raise RunFolderError(f"{out / RUNS_FOLDER / run.folder} was run with another recipe{others}: {said}. Either {remedy}")
