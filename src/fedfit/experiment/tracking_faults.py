@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedfit.errors import Fault
-from fedfit.experiment.limits import choose
+from fedfit.errors import Fault, choose
 from fedfit.settings import Recipe
 from fedfit.tracking.sinks.table import SINKS
 
