@@ -215,6 +215,7 @@ def test_wrong_names_and_folders(finished: Path, tmp_path: Path) -> None:
     refused("run", "dmeo", says=["recipe = 'dmeo': did you mean 'demo'?"])
     refused("recipes", "show", "dmeo", says=["did you mean 'demo'?"])
     refused("run", "agnews", says=["did you mean 'agnews-minilm' or 'agnews-noniid' or 'agnews-per-device' or "])
+    refused("run", "colla", says=["recipe = 'colla': give a file, or one of ", "; `fedfit recipes` describes them"])
     refused("run", "pydoc", says=["recipe = 'pydoc': did you mean 'demo'? give a file, or one of "])
     refused("resume", tmp_path, says=[f"{tmp_path} is not a run that can be resumed"])
     refused("report", tmp_path / "nothing", says=["does not exist"])

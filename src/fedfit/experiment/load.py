@@ -34,7 +34,8 @@ def read_recipe(name_or_path: str) -> str:
     by_data_set: dict[str, list[str]] = {}
     for name, text in recipes.items():
         by_data_set.setdefault(tomllib.loads(text)["data"]["source"], []).append(name)
-    return read_shipped_or_file(name_or_path, recipes, "recipe", by_data_set)
+    hint = "; `fedfit recipes` describes them"
+    return read_shipped_or_file(name_or_path, recipes, "recipe", by_data_set, hint)
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), origin: str = "the text") -> Recipe:

@@ -17,7 +17,7 @@ def shipped(package: str) -> dict[str, str]:
 
 
 def read_shipped_or_file(
-    name_or_path: str, names: Mapping[str, str], what: str, aliases: Mapping[str, Sequence[str]] | None = None
+    name_or_path: str, names: Mapping[str, str], what: str, aliases: Mapping[str, Sequence[str]] | None = None, hint: str = ""
 ) -> str:
     """The text of a file, or of the shipped file with that name.
 
@@ -25,6 +25,7 @@ def read_shipped_or_file(
         names: the text of each shipped file, by name.
         what: the word for such a file in messages.
         aliases: other words that a person may try, each with the names to propose.
+        hint: the end of the message for an unknown name.
 
     Raises:
         RecipeError: when no such file or name exists.
@@ -37,5 +38,5 @@ def read_shipped_or_file(
         raise RecipeError([Fault(what, name_or_path, f"cannot be read: {error}")], f"the {what}") from error
     if name_or_path in names:
         return names[name_or_path]
-    remedy = f"{did_you_mean(name_or_path, names, aliases)}give a file, or one of {', '.join(names)}"
+    remedy = f"{did_you_mean(name_or_path, names, aliases)}give a file, or one of {', '.join(names)}{hint}"
     raise RecipeError([Fault(what, name_or_path, remedy)], f"the {what}")
