@@ -1,12 +1,16 @@
 """What must hold of a recipe beyond types: limits, what fits together, and the model's own shape."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedfit.errors import RecipeError
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.validate import validate, validate_offline
+from fedfit.models.families import FAMILIES
+from fedfit.models.shape import ModelShape
 
 HIDDEN, LAYERS, POSITIONS = 32, 4, 80
 """Of the tiny BERT."""
@@ -91,6 +95,21 @@ def test_a_target_is_one_of_the_adapted_matrices(tiny_bert: Path) -> None:
     assert remedy.startswith("did you mean 'key'? choose one of query, key, value")
 
 
+def test_a_matrix_that_the_models_family_lacks(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bert = FAMILIES["bert"]
+    whole = bert.shape
+
+    def without_output(config: Any, labels: int) -> ModelShape:
+        shape = whole(config, labels)
+        return replace(shape, stages=shape.stages[:-1])
+
+    monkeypatch.setitem(FAMILIES, "bert", replace(bert, shape=without_output))
+    value, remedy = faults(tiny_bert, 'adapter.targets=["query", "output"]')["adapter.targets"]
+    assert value == "output"
+    assert "query, key, value, attention_output, intermediate" in remedy
+    assert "intermediate, output" not in remedy
+
+
 def test_rank_above_the_hidden_size(tiny_bert: Path) -> None:
     value, remedy = faults(tiny_bert, f"adapter.rank={HIDDEN + 1}")["adapter.rank"]
     assert (value, remedy) == (33, "the model's matrices have 32 rows; a higher rank than that adds nothing")
@@ -117,9 +136,9 @@ def test_layers_out_of_range(layers: str, remedy: str, tiny_bert: Path) -> None:
     assert remedy in found["adapter.layers"][1]
 
 
-@pytest.mark.parametrize(("family", "longest"), [("bert", POSITIONS), ("roberta", 83), ("distilbert", POSITIONS)])
+@pytest.mark.parametrize(("family", "longest"), [("bert", POSITIONS), ("roberta", 83), ("mpnet", 80)])
 def test_texts_longer_than_the_model_reads(family: str, longest: int, tiny_models: dict[str, Path]) -> None:
-    """RoBERTa counts positions from the padding id up, 0 here: of its 84 one is never used."""
+    """RoBERTa counts positions from the padding id up, 0 here: of its 84 one is never used. MPNet never uses the first two of 82."""
     model = tiny_models[family]
     validate(parse_recipe("", [f"model.name={model}", f"data.max_tokens={longest}"]))
     value, remedy = faults(model, f"data.max_tokens={longest + 1}")["data.max_tokens"]
@@ -178,7 +197,7 @@ def test_an_unsupported_family(tmp_path: Path) -> None:
     value, remedy = faults(tmp_path)["model.name"]
     assert value == str(tmp_path)
     assert "the family 'gpt2'" in remedy
-    assert "supported: bert, distilbert, roberta" in remedy
+    assert f"supported: {', '.join(sorted(FAMILIES))}" in remedy
 
 
 def test_all_faults_at_once_with_those_of_the_model(tiny_bert: Path) -> None:

