@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedfit.sweeps.describe import DATA_NAMES
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
 
 SEARCH_FOLDER = "search"
@@ -102,6 +103,7 @@ class Comparison:
     notes: tuple[Setting, ...] = ()
     source_overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
+    metric: Metric = field(default_factory=Metric)
 
     def with_seeds(self, count: int | None) -> Comparison:
         """The same over ``count`` seeds counted from 0; ``None`` leaves them as they are. The search keeps its own."""
@@ -172,6 +174,7 @@ class Comparison:
             self.notes,
             self.scale,
             seeds,
-            measures=MEASURES,
+            self.metric,
+            MEASURES,
             command=f"fedfit reproduce {self.name}",
         )

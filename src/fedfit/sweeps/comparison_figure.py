@@ -12,7 +12,6 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from fedfit.reports.style import FAINT, MARKERS, PALETTE, blank, bytes_scale, drawing, save
 from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.figure import dodged, mean_and_sd
-from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rows import Row
 
 _PANEL_INCHES = (4.2, 3.0)
@@ -24,8 +23,6 @@ _LAST_ROUND = ", last round"
 
 _ALIKE, _STEP_ASIDE, _AXIS = 0.1, 0.022, (1.0, 100.0)
 """Methods whose bytes differ by less than the first end side by side, by the second of an axis of about two decades."""
-
-_METRIC = Metric()
 
 
 def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption: str, folder: Path) -> list[Path]:
@@ -46,7 +43,7 @@ def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption
         for panel in axes[-1]:
             panel.set_xlabel(f"Sent, up and down ({unit})")
         for panels_beside in axes:
-            panels_beside[0].set_ylabel(_METRIC.label)
+            panels_beside[0].set_ylabel(comparison.metric.label)
         _draw_legend(comparison, figure, panels[0])
         figure.supxlabel(f"bars, side by side: s.d. after the last round. {caption}", fontsize=8, color=FAINT)
         return save(figure, folder / comparison.name)
@@ -71,9 +68,9 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
             end = statistics.fmean(row.sent_bytes[-1] for row in found)
             aside = sum(abs(end / other - 1) < _ALIKE for other in ends)
             ends.append(end)
-            _draw_curve(found, method.name, index, aside, panel, divisor)
+            _draw_curve(found, method.name, index, aside, comparison.metric.factor, panel, divisor)
         elif found:
-            mean = _METRIC.factor * statistics.fmean(row.final for row in found)
+            mean = comparison.metric.factor * statistics.fmean(row.final for row in found)
             dash = _BOUND_DASHES[bounds % len(_BOUND_DASHES)]
             panel.axhline(mean, color=colour, linewidth=1.4, linestyle=dash, label=f"{method.name}{_LAST_ROUND}")
             bounds += 1
@@ -83,14 +80,14 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would be set as formulas
 
 
-def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, panel: Any, divisor: float) -> None:
+def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, factor: float, panel: Any, divisor: float) -> None:
     """From round 1 on, since nothing was sent before and the axis is logarithmic.
 
     Only the last round has a marker and a bar, ``aside`` steps to the right: markers and bands of every round would hide one
     another.
     """
     x, _ = mean_and_sd([row.sent_bytes[1:] for row in rows], 1 / divisor)
-    mean, sd = mean_and_sd([row.curve[1:] for row in rows], _METRIC.factor)
+    mean, sd = mean_and_sd([row.curve[1:] for row in rows], factor)
     colour = PALETTE[index % len(PALETTE)]
     panel.plot(x, mean, color=colour, linewidth=1.3, alpha=0.75, zorder=2)
     panel.errorbar(

@@ -15,7 +15,6 @@ from fedfit.sweeps.comparison_run import comparison_stages
 from fedfit.sweeps.describe import caption
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
-from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.mixed_ranks import NAME as MIXED_RANKS
 from fedfit.sweeps.mixed_ranks import SCALES as MIXED_RANKS_SCALES
 from fedfit.sweeps.mixed_ranks import mixed_ranks
@@ -83,7 +82,7 @@ def comparison_study(comparison: Comparison, only: str | None = None) -> Study:
         return write_comparison(comparison if only is None else finished_part(comparison, out), out)
 
     out = Path("runs") / f"{comparison.name}-{comparison.scale}"
-    return Study(comparison.name, out, partial(comparison_stages, wanted), write, Metric())
+    return Study(comparison.name, out, partial(comparison_stages, wanted), write, comparison.metric)
 
 
 def write_sweep(sweep: Sweep, out: Path) -> list[Path]:
