@@ -13,6 +13,8 @@ from fedfit.simulation.run import Simulation, run
 from fedfit.simulation.traffic import Traffic, downlink_traffic, overhead_bytes, uplink_traffic
 from tests.builders import tiny_recipe, tiny_simulation
 
+from .test_clock import planned
+
 ROUNDS = 4
 FRAMING_BYTES = 800
 """Headers of packets are planned for numbers and names as wide as any can be."""
@@ -107,3 +109,23 @@ def test_without_a_packet_of_factors_the_rank_costs_nothing(tiny_bert: Path) -> 
     down, up = both(made)
     assert (down.bits_per_rank, up.bits_per_rank) == (0, 0)
     assert made.rule.home == PARTS
+
+
+@pytest.mark.parametrize("rule", ["rolora", "flora", "fedex_lora"])
+def test_a_planned_run_has_room_for_each_direction(rule: str, tiny_bert: Path) -> None:
+    """At the ranks that a joint plan gives, both directions keep to what was planned for them, and nobody is late."""
+    plan = {"policy": "joint", "deadline_s": 200.0, "count": "sent"}
+    still = {"fading": "none"}
+    made = tiny_simulation(planned(tiny_bert, plan, federation={"rule": rule, "rounds": 3}, channel=still), None)
+    assert made.clock is not None
+    down, up = (way(made.rule, made.codec, made.initial, 3) for way in (downlink_traffic, uplink_traffic))
+    work = made.clock.work.sent
+    assert (work.uplink_bits_fixed[0], work.uplink_bits_per_rank[0]) == (up.bits_fixed, up.bits_per_rank)
+    assert (work.downlink_bits_fixed[0], work.downlink_bits_per_rank[0]) == (down.bits_fixed, down.bits_per_rank)
+    lines = [line for result in run(made) for line in result.devices]
+    assert len(lines) == 9
+    for line in lines:
+        assert line.refused is None
+        assert line.rank
+        assert 8 * line.uplink_bytes <= bits(up, line.rank)
+        assert 8 * line.downlink_bytes <= bits(down, line.rank)
