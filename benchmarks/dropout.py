@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from fedfit.simulation.run import run
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,6 @@ from fedfit.experiment.build import build
 from fedfit.experiment.load import parse_recipe, read_recipe
 from fedfit.experiment.validate import validate
 from fedfit.settings import Recipe
-from fedfit.simulation.run import run
 
 TRAIN_SAMPLES, TEST_SAMPLES, ROUNDS = 4000, 2000, 3
 

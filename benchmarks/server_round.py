@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.meters import PeakMemory
-from fedfit.aggregation.base import Rule, named_tensors, with_tensors
-from fedfit.aggregation.rules import RULES
-from fedfit.codecs.safetensors import SafetensorsCodec
-from fedfit.models.adapters import check_same_form
+from fedfit.adapters.lora import check_same_form
+from fedfit.aggregation.contract import Rule
+from fedfit.aggregation.table import RULES
+from fedfit.codecs.plain import PlainCodec
+from fedfit.core.messages import Packet
+from fedfit.core.update import AdapterSize, Factors, Origin, Update, named_tensors, with_tensors
 from fedfit.randomness import derive_seed
-from fedfit.records import AdapterSize, Factors, Origin, Packet, Task, Update
 from fedfit.tracking.memories import DeviceMemories
 
 CLASSES = 4
@@ -120,7 +121,7 @@ class Devices:
 
     def __init__(self, rule: Rule, load: Load, initial: Update, folder: Path) -> None:
         self._rule, self._load, self._initial, self._folder = rule, load, initial, folder
-        self._codec, self._memories = SafetensorsCodec(), DeviceMemories(folder / "memories")
+        self._codec, self._memories = PlainCodec(), DeviceMemories(folder / "memories")
         self.dispatch_s, self.waited_s, self.uplink_bytes = 0.0, 0.0, 0
 
     def write(self, state: Any, number: int, remember: bool) -> None:
@@ -177,6 +178,6 @@ def _trained(task: Task, parts: frozenset[str], seed: int) -> Update:
 
 def _check_moved(rule: Rule, before: Any, after: Any) -> None:
     """A server that took no update would be the quickest of all."""
-    old, new = rule.adapter(before).head, rule.adapter(after).head
+    old, new = rule.adapter(before).groups["head"], rule.adapter(after).groups["head"]
     if any(torch.equal(tensor, new[name]) for name, tensor in old.items()):
         raise AssertionError(f"{type(rule).__name__}: the head did not move")

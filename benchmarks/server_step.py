@@ -23,8 +23,7 @@ from rich.table import Table
 
 from benchmarks.server_round import Load, Measured, measure_rule
 from benchmarks.truncation import Comparison, compare, fleets
-from fedfit.aggregation.rules import RULES
-from fedfit.records import PARTS
+from fedfit.aggregation.table import RULES
 from fedfit.units import format_bytes
 
 SHARING = tuple(name for name, rule in RULES.items() if rule.home != PARTS)

@@ -15,11 +15,11 @@ from torch import Tensor
 from benchmarks.meters import StepClock, median_ms, synchronize
 from benchmarks.plain import Block
 from benchmarks.work import SEED, Case, Work
-from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.codecs.plain import PlainCodec
+from fedfit.core.update import Job, Update
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import TokenSamples, Trunk, open_trunk
-from fedfit.records import Task, Update
-from fedfit.rounds.client import Client, make_optimizer
+from fedfit.rounds.trainer import make_optimizer
 from fedfit.settings import TrunkCacheSettings
 
 _ROUNDS = 1000  # of the run that the client believes to be in; the rate is constant
@@ -145,18 +145,18 @@ def named(update: Update) -> dict[str, Tensor]:
         for name, pair in update.factors.items()
         for part, tensor in (("lora_A", pair.a), ("lora_B", pair.b))
     }
-    return {**factors, **update.head}
+    return {**factors, **update.groups["head"]}
 
 
 def switch_ms(case: Case, model: SplitModel, initial: Update) -> dict[str, float]:
     """Median milliseconds of each thing that a switch of device does, and of all of them: the decoded packet is loaded,
     an optimiser made, the mode set, and what was trained is copied out and encoded.
     """
-    codec, device = SafetensorsCodec(), case.torch_device
+    codec, device = PlainCodec(), case.torch_device
     packet = codec.encode(initial)
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: codec.decode(packet),
-        "load": lambda: model.adapter.load(initial),
+        "load": lambda: model.adapter.load(Job(initial)),
         "optimizer": lambda: make_optimizer(model.adapter.parameters(), case.training),
         "train_mode": lambda: model.train_mode(True, base_dropout=case.dropout),
         "eval_mode": lambda: model.train_mode(False),

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from fedfit.aggregation.flexlora import FlexLora
 from torch import Tensor
 
 from benchmarks.server_round import SHARES
-from fedfit.aggregation.flexlora import FlexLora
-from fedfit.records import Factors, Update
+from fedfit.core.update import Factors, Update
 
 TOLERANCE = 1e-5
 T = TypeVar("T")

@@ -6,15 +6,16 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from fedfit.experiment.components import all_keys
 from fedfit.fleet_settings import FleetFile
 from fedfit.schema import Draw
 from fedfit.settings import Recipe
 
 _HEAD = """# Recipe reference
 
-Made from the schema in `fedfit/settings.py`; do not edit. A recipe is a TOML file; each section below is a table of it. Every
-key may be left out, and every key can be set on the command line as `section.key=value`. A key that is unset by default is
-marked –. `fedfit recipes show demo` prints a recipe to start from.
+Made from the schema in `fedfit/settings.py` and the keys of each rule in `fedfit/aggregation/rules`; do not edit. A recipe is a
+TOML file; each section below is a table of it. Every key may be left out, and every key can be set on the command line as
+`section.key=value`. A key that is unset by default is marked –. `fedfit recipes show demo` prints a recipe to start from.
 """
 
 
@@ -36,12 +37,22 @@ def reference() -> str:
     """The page in Markdown."""
     parts = [_HEAD, "## Top level\n", _table(Recipe)]
     for title, kind in _sections(Recipe):
-        parts += [f"## {title}\n", f"{_prose(kind)}\n", _table(kind)]
+        parts += [f"## {title}\n", f"{_prose(kind)}\n", _table(kind), *_own_tables(title, kind)]
     parts.append(_FLEET_HEAD)
     for title, kind in _sections(FleetFile):
         if kind not in dict(_sections(Recipe)).values():
             parts += [f"### {title}\n", f"{_prose(kind)}\n", _table(kind)]
     return "\n".join(parts)
+
+
+def _own_tables(section: str, kind: Any) -> list[str]:
+    """The sub-tables of the components that ``section`` chooses from: the keys of each rule."""
+    found = []
+    for item in (item for item in fields(kind) if "options" in item.metadata):
+        for name, own in all_keys(item.metadata["options"]).items():
+            title = f"[{section.strip('[]')}.{name}]"
+            found += [f"### {title}\n", f"{_prose(own)} Read by `{name}` alone.\n", _table(own)]
+    return found
 
 
 def _sections(kind: Any) -> list[tuple[str, Any]]:

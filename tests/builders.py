@@ -19,17 +19,19 @@ from transformers import (
     RobertaConfig,
 )
 
-from fedfit.aggregation.rules import make_rule
-from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.adapters.build import build_split_model
+from fedfit.aggregation.contract import Context, Rule
+from fedfit.aggregation.table import rule_entry
+from fedfit.codecs.plain import PlainCodec
+from fedfit.core.messages import Packet
+from fedfit.core.update import HEAD, Factors, Update, named_tensors, update_of
 from fedfit.data.tokenize import Samples
-from fedfit.experiment.build import build_clock
-from fedfit.models.split import SplitModel, build_split_model
+from fedfit.experiment.build import Experiment, Parts, assemble
+from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk, open_trunk
-from fedfit.records import Factors, Update
-from fedfit.rounds.device import Worker
+from fedfit.rounds.trainer import Devices
 from fedfit.settings import AdapterSettings, ModelSettings, Recipe, TrainingSettings, TrunkCacheSettings
-from fedfit.simulation.in_process import InProcessLink
-from fedfit.simulation.run import Simulation
+from fedfit.tasks.classification import Classification
 
 VOCABULARY = 200
 HIDDEN = 32
@@ -147,7 +149,7 @@ def random_update(seed: int = 0, weight: float = 1.0, rank: int = 2, scale: floa
 
     factors = {f"layer.{n}.query": Factors(draw(rank, 6), draw(5, rank), scale) for n in range(2)}
     head = {"classifier.weight": draw(3, 6), "classifier.bias": draw(3)}
-    return Update(factors, head, weight, {"steps": 4, "train_loss": 0.1 + seed})
+    return update_of(factors, {HEAD: head}, weight, {"steps": 4, "train_loss": 0.1 + seed})
 
 
 def tiny_recipe(folder: Path, **sections: Any) -> Recipe:
@@ -169,40 +171,42 @@ def tiny_trunk(split: SplitModel, cache: Path | None, **settings: Any) -> Trunk:
     return open_trunk(split, TrunkCacheSettings(enabled=cache is not None, **settings), cache or Path("not used"))
 
 
-def tiny_simulation(recipe: Recipe, cache: Path | None, samples: int = 48, parts: list[np.ndarray] | None = None) -> Simulation:
+TASK = Classification(tuple(f"class {number}" for number in range(CLASSES)))
+
+
+def tiny_experiment(recipe: Recipe, cache: Path | None, samples: int = 48, parts: list[np.ndarray] | None = None) -> Experiment:
     """A federation over random samples, spread in turn over the devices unless ``parts`` says otherwise."""
     model = build_split_model(recipe.model.name, CLASSES, recipe.adapter, recipe.seed)
     devices = recipe.federation.devices
     settings = replace(recipe.trunk_cache, enabled=cache is not None)
-    parts = parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)]
-    simulation = Simulation(
-        recipe=recipe,
-        model=model,
-        trunk=open_trunk(model, settings, cache or Path("not used")),
-        train=random_samples(samples, seed=1),
-        test=random_samples(30, seed=2),
-        parts=parts,
-        rule=make_rule(recipe, sum(len(part) > 0 for part in parts)),
-        codec=SafetensorsCodec(),
-    )
-    if recipe.plan.policy != "none":
-        simulation.clock = build_clock(simulation)
-    return simulation
+    held = parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)]
+    trunk = open_trunk(model, settings, cache or Path("not used"))
+    sets = {"test": random_samples(30, seed=2)}
+    return assemble(Parts(recipe, model, trunk, TASK, random_samples(samples, seed=1), sets, held))
 
 
-def link_of(simulation: Simulation, own: bool = True) -> InProcessLink:
+def link_of(made: Experiment, own: bool = True) -> Devices:
     """The link to its devices as they are now; without their ``own`` draw of the initial adapter, they have nothing."""
-    initial = simulation.initial if own else None
-    worker = Worker(simulation.rule, simulation.client, simulation.codec, simulation.memories, initial)
-    return InProcessLink(worker, simulation.train, simulation.parts)
+    parts, federation = made.parts, made.federation
+    initial = made.initial if own else None
+    return Devices(
+        made.rule, made.trainer, federation.uplink, federation.downlink, parts.memories, initial, parts.train, parts.held
+    )
+
+
+def rule_of(name: str, context: Context | None = None, **keys: Any) -> Rule:
+    """The rule ``name`` with ``keys``, the others at their defaults."""
+    entry = rule_entry(name)
+    return entry.make(None if entry.keys is None else entry.keys(**keys), context or Context(holders=3))
+
+
+def packed(update: Update) -> Packet:
+    """``update`` by the plain codec."""
+    return PlainCodec().encode(update)[0]
 
 
 def same_bits(left: Update, right: Update) -> bool:
     """Whether two updates have the same names and scales, and the same tensors to the bit."""
-    if left.factors.keys() != right.factors.keys() or left.head.keys() != right.head.keys():
-        return False
-    for name, mine in left.factors.items():
-        other = right.factors[name]
-        if mine.scale != other.scale or not (torch.equal(mine.a, other.a) and torch.equal(mine.b, other.b)):
-            return False
-    return all(torch.equal(tensor, right.head[name]) for name, tensor in left.head.items())
+    mine, other = named_tensors(left), named_tensors(right)
+    same_names = mine.keys() == other.keys() and left.scales == right.scales
+    return same_names and all(torch.equal(tensor, other[name]) for name, tensor in mine.items())

@@ -12,6 +12,7 @@ from fedfit import __version__
 from fedfit.cli_plan import plan
 from fedfit.cli_reproduce import reproduce
 from fedfit.cli_sweep import sweep
+from fedfit.cli_use import export, predict
 from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_json, say, waiting
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ app.add_typer(recipes_app, name="recipes")
 app.command()(plan)
 app.command()(sweep)
 app.command()(reproduce)
+app.command()(predict)
+app.command()(export)
 
 
 def _print_version(asked: bool) -> None:

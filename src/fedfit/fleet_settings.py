@@ -136,7 +136,7 @@ class PlanSettings:
     )
     count: str = key(
         "sent",
-        "what is planned with and decides: all that is `sent` (head, framing), or eq. 5's `formula`; both are recorded",
+        "the count that plans and decides: everything `sent` (head, framing), or eq. 5's `formula`; both are recorded",
         choices=("sent", "formula"),
     )
     bits_per_parameter: float = key(32.0, 'Q of eq. 4; with `count = "sent"` the codec\'s 32', above=0)

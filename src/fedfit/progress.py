@@ -24,7 +24,7 @@ class Bar:
     """Advances by training steps, read from the running client whenever the bar is drawn."""
 
     def __init__(self, session: Session, screen: Console, *, hidden: bool) -> None:
-        self._client = session.experiment.simulation.client
+        self._trainer = session.experiment.trainer
         self._steps_a_round = _steps_a_round(session)
         self._rounds = session.recipe.federation.rounds
         self._base = 0
@@ -46,12 +46,12 @@ class Bar:
         """Takes over a finished round."""
         number = result.record.round
         following = f"round {min(number + 1, self._rounds)}/{self._rounds}"
-        self._base = number * self._steps_a_round - self._client.steps_done
-        self._progress.update(self._task, description=following, accuracy=result.record.test_accuracy)
+        self._base = number * self._steps_a_round - self._trainer.steps_done
+        self._progress.update(self._task, description=following, accuracy=result.record.value("test_accuracy"))
 
     def steps(self) -> float:
         """Steps done so far, of the whole run."""
-        return self._base + self._client.steps_done
+        return self._base + self._trainer.steps_done
 
 
 class _Bar(BarColumn):
@@ -66,7 +66,7 @@ class _Bar(BarColumn):
 
 def _steps_a_round(session: Session) -> int:
     """Steps in a round, about: devices differ in size, so the mean stands for those that are drawn."""
-    training, simulation = session.recipe.training, session.experiment.simulation
-    sizes = [len(part) for part in simulation.parts if len(part)]
+    training, held = session.recipe.training, session.experiment.parts.held
+    sizes = [len(part) for part in held if len(part)]
     mean = sum(math.ceil(size / training.batch_size) for size in sizes) / len(sizes) * training.local_epochs
     return max(1, round((training.local_steps or mean) * session.recipe.federation.devices_per_round))

@@ -1,4 +1,4 @@
-"""Seeds derived from what they are for, so that no draw depends on the order of other draws."""
+"""Seeds derived from their purpose, so that no draw depends on the order of other draws."""
 
 from __future__ import annotations
 

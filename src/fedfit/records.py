@@ -1,161 +1,58 @@
 """The values that cross rooms. Frozen, and without behaviour beyond arithmetic on themselves.
 
-This file starts without torch: tensors are named in types only, so that ``fedfit report`` need not load it.
+This file starts without torch, so that ``fedfit report`` need not load it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from fedfit.core.task import Metric
+from fedfit.core.update import ServerState
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 Amount = TypeVar("Amount", float, "np.ndarray")
 """Of one device, or an array over a fleet."""
 
 
 @dataclass(frozen=True)
-class Factors:
-    """The LoRA pair of one adapted matrix: ``W = W0 + scale · B @ A``.
-
-    ``a`` is ``(rank, input)``, ``b`` is ``(output, rank)``, ``scale`` is α/r.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    scale: float
-
-
-@dataclass(frozen=True)
-class Update:
-    """Named tensors in two groups: adapter factors by module, and the head; what is trained and what travels.
-
-    ``weight`` is the device's share before normalisation (its number of samples); ``metrics`` are plain numbers. ``origin`` is
-    set by the server on what comes back, and does not travel. ``extra`` are tensors of the rule's own that travel beside.
-    """
-
-    factors: Mapping[str, Factors]
-    head: Mapping[str, torch.Tensor]
-    weight: float = 1.0
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    origin: Origin | None = None
-    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Which device an update is from, and the seed that its dispatch was drawn from: a rule can draw the same again."""
-
-    device: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class ServerState:
-    """The state of a rule that keeps more than the global adapter: named tensors and numbers beside it."""
-
-    adapter: Update
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    numbers: Mapping[str, float] = field(default_factory=dict)
-
-
-PARTS = frozenset({"a", "b", "head"})
-"""The parts of an update that are trained, and that travel, together."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a device trains from, made of what it was sent and of what it remembers.
-
-    ``base`` is what has been merged into the frozen weights, ``W0 + base``, ``(output, input)`` by module. The others are by
-    the names of ``aggregation.base.named_tensors``: ``mask`` multiplies a gradient before it is clipped, ``correction`` is
-    added to it after.
-    """
-
-    update: Update
-    base: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    mask: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    correction: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    penalty: Penalty | None = None
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """``strength · ‖B[:, first:]‖ · ‖A[first:]‖``, summed over the modules, as a term of a device's loss."""
-
-    strength: float
-    first: int
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a device keeps from one of its rounds to the next."""
-
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    numbers: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class AdapterSize:
-    """The rank that is trained, and the scale s in ``W0 + s·B·A`` that goes with it."""
-
-    rank: int
-    scale: float
-
-
-@dataclass(frozen=True)
-class Packet:
-    """An encoded update, as it goes over the air."""
-
-    payload: bytes
-
-    @property
-    def size_bytes(self) -> int:
-        """Length of what is sent."""
-        return len(self.payload)
-
-
-@dataclass(frozen=True)
 class RoundResult:
-    """What a round leaves: the server's state, from which the next goes on, and the lines to be recorded."""
+    """A round's outcome: the server's state, from which the next goes on, and the lines to be recorded."""
 
     record: RoundRecord
     devices: tuple[DeviceRecord, ...]
-    state: Any
+    state: ServerState
+    scores: tuple[DeviceScore, ...] = ()
 
 
 @dataclass(frozen=True)
-class Order:
-    """Server to device: train these ``parts`` in this round, and send them back but for what stays at home. The packet may
-    lack what the device has."""
+class DeviceScore:
+    """The metrics of one device's model on its own test part after a round; a line of ``scores.jsonl``."""
 
     round: int
     device: int
-    packet: Packet
-    parts: frozenset[str] = PARTS
+    samples: int
+    metrics: Mapping[str, Metric]
 
+    def to_json(self) -> dict[str, Any]:
+        """The line's keys and values, flat."""
+        values = {name: metric.value for name, metric in self.metrics.items()}
+        return {"round": self.round, "device": self.device, "samples": self.samples, **values}
 
-@dataclass(frozen=True)
-class Reply:
-    """Device to server: the trained update, or why there is none. ``seconds`` is the device's own wall time."""
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> DeviceScore:
+        """The inverse of ``to_json``; directions are those that the names have.
 
-    round: int
-    device: int
-    packet: Packet | None
-    refusal: str | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a model does on a test set. ``loss`` is the mean cross-entropy in nats a sample."""
-
-    accuracy: float
-    macro_f1: float
-    loss: float
+        Raises:
+            KeyError, TypeError: for a line that is none.
+        """
+        _check_object(line)
+        metrics = metrics_of({name: value for name, value in line.items() if name not in ("round", "device", "samples")})
+        return cls(line["round"], line["device"], line["samples"], metrics)
 
 
 @dataclass(frozen=True)
@@ -218,7 +115,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class DeviceCost:
-    """What one round cost one device: by the ``formula`` (equation 5 for what is sent), and by the bytes really ``sent``.
+    """The cost of one round for one device: by the ``formula`` (equation 5 for the bits), and by the bytes really ``sent``.
 
     ``spent_j`` is what the device lost: the energy of the charge that decides, or less where budget or battery ended first.
     """
@@ -233,9 +130,12 @@ class DeviceCost:
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """One device in one round; a line of ``devices.jsonl``. ``refused`` is the reason, or ``None`` when averaged.
+    """One device in one round; a line of ``devices.jsonl``.
 
-    ``rank`` and ``cost`` are there where rounds are planned.
+    Args:
+        refused: the reason that its update does not count; ``None`` when it does.
+        rank, cost: of planned rounds.
+        stray: a reply beside the device's order (a second one, or one of another round).
     """
 
     round: int
@@ -249,10 +149,14 @@ class DeviceRecord:
     refused: str | None = None
     rank: int | None = None
     cost: DeviceCost | None = None
+    stray: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The line's keys and values."""
-        return asdict(self)
+        line = asdict(self)
+        if not self.stray:
+            del line["stray"]
+        return line
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> DeviceRecord:
@@ -270,19 +174,28 @@ class DeviceRecord:
         return cls(**values)
 
 
+PREFIXES = ("test_", "validation_", "personal_", "shared_", "fused_")
+"""Beginnings of a metric's full name: the set, or the model, that it was measured on."""
+
+_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "kl", "spread")
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One round of the whole federation; a line of ``rounds.jsonl``. Round 0 is the untrained global model.
 
-    ``rank`` is the common one; ``simulated_s`` and ``simulated_j`` are the round's duration and the energy of all its
-    devices by the system model. They are there where rounds are planned; ``seconds`` is always the wall time, and
-    ``server_seconds`` that of the rule's own work on the server.
+    Args:
+        metrics: by full name, ``test_accuracy``; empty in a round without evaluation.
+        train_loss: mean over the devices that counted; ``None`` without one.
+        seconds: wall time of the round.
+        devices, refused: devices that were asked, and those of them whose update did not count.
+        rank: the common one of a planned round.
+        simulated_s, simulated_j: the round's duration and the energy of all its devices by the system model, of planned rounds.
+        server_seconds: wall time of the rule's own work on the server.
     """
 
     round: int
-    test_accuracy: float
-    test_macro_f1: float
-    test_loss: float
+    metrics: Mapping[str, Metric]
     train_loss: float | None
     uplink_bytes: int
     downlink_bytes: int
@@ -294,15 +207,52 @@ class RoundRecord:
     simulated_j: float | None = None
     server_seconds: float | None = None
 
+    def value(self, name: str) -> float | None:
+        """The metric of the full name ``name``; ``None`` where it was not measured."""
+        metric = self.metrics.get(name)
+        return None if metric is None else metric.value
+
+    def with_costs(
+        self, server_seconds: float, rank: int | None, simulated_s: float | None, simulated_j: float | None
+    ) -> RoundRecord:
+        """The same record with what the server and the fleet spent."""
+        return replace(self, server_seconds=server_seconds, rank=rank, simulated_s=simulated_s, simulated_j=simulated_j)
+
     def to_json(self) -> dict[str, Any]:
-        """The line's keys and values."""
-        return asdict(self)
+        """The line's keys and values, flat: a metric is a key like any other."""
+        line: dict[str, Any] = {"round": self.round, **{name: metric.value for name, metric in self.metrics.items()}}
+        return line | {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("round", "metrics")}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> RoundRecord:
-        """The inverse of ``to_json``.
+        """The inverse of ``to_json``; directions are those that the names have.
 
         Raises:
             TypeError: for unknown or missing keys.
         """
-        return cls(**line)
+        _check_object(line)
+        values = {name: value for name, value in line.items() if not name.startswith(PREFIXES)}
+        return cls(metrics=metrics_of({name: value for name, value in line.items() if name not in values}), **values)
+
+
+def _check_object(line: object) -> None:
+    """Raises a ``TypeError`` for JSON that is no object: a line of a damaged file."""
+    if not isinstance(line, dict):
+        raise TypeError(f"{line!r} is not an object")
+
+
+def metrics_of(values: Mapping[str, Any]) -> dict[str, Metric]:
+    """Metrics by full name, with the directions that their names have; a value that was not measured is left out.
+
+    Raises:
+        TypeError: for a value that is not a number.
+    """
+    wrong = {name: value for name, value in values.items() if value is not None and type(value) not in (int, float)}
+    if wrong:
+        raise TypeError(f"not numbers: {wrong}")
+    return {name: Metric(value, higher_is_better(name)) for name, value in values.items() if value is not None}
+
+
+def higher_is_better(name: str) -> bool:
+    """The direction that a metric's name has: a loss, a perplexity or a spread is better when lower."""
+    return not any(word in name for word in _LOWER_IS_BETTER)

@@ -30,6 +30,15 @@ class Draw:
 Number = float | Draw
 
 
+def options_key(table: str) -> Any:
+    """The keys of a section's chosen component: its dataclass by the component's name, in a sub-table of that name.
+
+    Args:
+        table: the table of components, by the word that the loader knows it by.
+    """
+    return field(default_factory=dict, metadata={"options": table})
+
+
 def key(
     default: Any,
     doc: str,

@@ -7,11 +7,13 @@ recipe reference in the docs is generated from the metadata here.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from fedfit.core.update import AdapterSize
 from fedfit.fleet_settings import ChannelSettings, DeviceSettings, FleetSettings, PlanSettings, ServerSettings
-from fedfit.records import AdapterSize
-from fedfit.schema import Draw, key
+from fedfit.schema import Draw, key, options_key
 
 NAMED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
 FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
@@ -19,7 +21,7 @@ FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the text comes from and how much of it is used."""
+    """The source of the text, and how much of it is used."""
 
     source: str = key("pydocs", "a named data set, `hub`, or a file format", choices=(*NAMED_SOURCES, "hub", *FILE_SOURCES))
     name: str | None = key(None, 'name on the hub, with `source = "hub"`')
@@ -62,7 +64,7 @@ class ModelSettings:
 class AdapterSettings:
     """What is adapted, and how much of it."""
 
-    kind: str = key("lora", "the adapter", choices=("lora",))
+    kind: str = key("lora", "the adapter, by its name or as `package.module:KIND`")
     rank: int = key(8, "LoRA rank r; with a plan, the highest that it may give", minimum=1)
     alpha: float = key(16.0, "LoRA α; the update is scaled by α/r", above=0)
     scaling: str = key(
@@ -91,12 +93,17 @@ class FederationSettings:
     devices: int = key(3, "devices that hold data", minimum=1)
     devices_per_round: int = key(3, "devices drawn in each round", minimum=1)
     rounds: int = key(5, "rounds", minimum=1)
-    rule: str = key("fedavg", "aggregation rule")
+    rule: str = key(
+        "fedavg", "aggregation rule, by its name or as `package.module:ENTRY`; keys of its own stand in `[federation.<rule>]`"
+    )
     ranks: tuple[int, ...] | Draw | None = key(
         None,
         "ranks of the devices, listed or drawn, for rules that take mixed ranks; default `adapter.rank` for all",
         minimum=1,
         whole=True,
+    )
+    rank_shares: tuple[float, ...] | Draw | None = key(
+        None, "in place of `ranks`: the share of the global rank that each device gets, listed or drawn", above=0, maximum=1
     )
     weighting: str = key(
         "rule",
@@ -117,42 +124,11 @@ class FederationSettings:
     server_momentum: float = key(0.9, "its β1, in all but sgd; 0 for adagrad without momentum", minimum=0, maximum=0.999)
     server_beta2: float = key(0.99, "its β2, in adam and yogi", minimum=0, maximum=0.9999)
     server_tau: float = key(1e-3, "its τ, in adagrad, adam and yogi; larger is less adaptive", above=0)
-    robust: str = key(
-        "none",
-        "what takes the place of fedavg's mean, so that a few wild updates cannot turn it",
-        choices=("none", "median", "trimmed_mean", "krum", "norm_bound"),
-    )
-    trim: float = key(0.1, "share of the updates cut at each end of every coordinate, with `trimmed_mean`; below 0.5", above=0)
-    suspected: int = key(1, "how many updates of a round may be wild, with `krum`: f, of at least 2f + 3", minimum=0)
-    norm_bound: float | None = key(None, "norm that a whole update may move by, with `norm_bound`", above=0)
-    sketch_ratios: tuple[float, ...] | Draw | None = key(
-        None,
-        "with `fslora`, in place of `ranks`: the share of the global rank that each device gets, listed or drawn",
-        above=0,
-        maximum=1,
-    )
-    sketch: str = key(
-        "per_module",
-        "how `fslora` draws the rows of a device: a set of its own for every module, or one `shared` by all",
-        choices=("per_module", "shared"),
-    )
-    pruning: float = key(
-        1.0,
-        "γ of `hetlora`: a device of rank r whose part beyond ⌊γr⌋ has shrunk goes on at that rank; the paper has 0.99, and 1 "
-        "never prunes",
-        above=0,
-        maximum=1,
-    )
-    pruning_penalty: float = key(0.01, "its λ, on the part beyond ⌊γr⌋", minimum=0)
-    download_density: float = key(
-        0.25, "share of the factors' numbers that a device is sent, the largest, with `flasc`", above=0, maximum=1
-    )
-    upload_density: float = key(0.25, "share of its changes that a device sends, the largest, with `flasc`", above=0, maximum=1)
-    sparse_rounds: int = key(2, "first rounds, in which `slora` trains a random part of the weights themselves", minimum=1)
-    sparse_density: float | None = key(
-        None, "share of the weights in that part; default as many as the factors have numbers", above=0, maximum=1
+    reply_deadline_s: float | None = key(
+        None, "wall time that a device has for its reply; a later one counts as lost; unset for none", above=0
     )
     max_failed_rounds: int = key(3, "stop after this many rounds in a row without one usable update", minimum=1)
+    options: Mapping[str, Any] = options_key("rules")
 
 
 @dataclass(frozen=True)
@@ -170,10 +146,44 @@ class TrainingSettings:
     schedule: str = key("constant", "decay of the rate over the whole run", choices=("constant", "linear", "cosine"))
     max_grad_norm: float = key(1.0, "clip the gradient to this norm; 0 leaves it", minimum=0)
     proximal: float = key(0.0, "FedProx: μ of μ/2·‖θ − θ_received‖², added to the loss; 0 leaves it out", minimum=0)
-    scaffold: bool = key(False, "SCAFFOLD: control variates correct each gradient, and travel both ways; for plain sgd")
     dropout: bool = key(False, "the frozen base's dropout in the tail; LoRA's own is `adapter.dropout`")
     precision: str = key("fp32", "autocast of the tail", choices=("fp32", "bf16", "fp16"))
     target_accuracy: float = key(0.0, "stop when the test accuracy reaches it; 0 never stops", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What the model learns."""
+
+    kind: str = key("classification", "the task, by its name or as `package.module:ENTRY`")
+    metrics: tuple[str, ...] = key(
+        ("accuracy", "macro_f1"),
+        "measured beside the loss, the first one leading: `accuracy`, `macro_f1`, `weighted_f1`, `balanced_accuracy`, `mcc`",
+    )
+
+
+@dataclass(frozen=True)
+class TransportSettings:
+    """How updates are encoded, in each direction."""
+
+    uplink: tuple[str, ...] = key(("plain",), "codec of what devices send: `plain`, or one's own as `package.module:Codec`")
+    downlink: tuple[str, ...] = key(("plain",), "codec of what devices are sent")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Which models are measured, on which samples, and how often."""
+
+    models: str = key(
+        "auto",
+        "`global`: the global model on the test set; `devices`: each device's model on its own test part; `both`; `auto`: "
+        "devices' models where a rule keeps parts private, else the global one",
+        choices=("auto", "global", "devices", "both"),
+    )
+    every: int = key(1, "rounds between two evaluations; round 0 and the last are always measured", minimum=1)
+    device_test_share: float = key(
+        0.0, "share of each device's samples that it sets apart as its own test part", minimum=0, maximum=0.9
+    )
 
 
 @dataclass(frozen=True)
@@ -207,6 +217,9 @@ class Recipe:
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     federation: FederationSettings = field(default_factory=FederationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
+    transport: TransportSettings = field(default_factory=TransportSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     trunk_cache: TrunkCacheSettings = field(default_factory=TrunkCacheSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)

@@ -57,7 +57,7 @@ def energy_scale(largest_j: float) -> tuple[float, str]:
 
 
 def _with_prefix(value: float, unit: str, prefixes: tuple[tuple[float, str], ...]) -> str:
-    """``value`` with the largest prefix that leaves it at 1 or more; zero and what is not finite go without one."""
+    """``value`` with the largest prefix that leaves it at 1 or more; zero and values that are not finite have none."""
     if value == 0 or not math.isfinite(value):
         return f"{_three_digits(value)} {unit}"
     divisor, prefix = next((pair for pair in prefixes if abs(value) >= pair[0]), prefixes[-1])

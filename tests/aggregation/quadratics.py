@@ -7,11 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedfit.aggregation.base import named_tensors, with_tensors
-from fedfit.aggregation.scaffold import Scaffold
-from fedfit.models.adapters import check_same_form
-from fedfit.records import AdapterSize, Memory, Origin, ServerState, Update
-from tests.builders import random_update
+from fedfit.aggregation.contract import Context
+from fedfit.core.checks import check_form
+from fedfit.core.update import AdapterSize, Memory, Origin, ServerState, Update, named_tensors, with_tensors
+from tests.builders import random_update, rule_of
 
 START = random_update(99)
 SIZE = AdapterSize(2, 2.0)
@@ -36,7 +35,7 @@ def close(left: Tensors, right: Tensors, tolerance: float) -> None:
 
 def variates(state: ServerState) -> dict[str, Tensor]:
     """c by the names of ``named_tensors``."""
-    return {name.removeprefix("c "): tensor for name, tensor in state.tensors.items()}
+    return dict(state.tensors)
 
 
 def own_variate(memory: Memory | None, counted: float, like: Update) -> dict[str, Tensor]:
@@ -62,7 +61,7 @@ class Quadratics:
     rates = (0.1, 0.05, 0.2, 0.1)
 
     def __init__(self, devices: int, apart: float = 1.0, clipped: float = math.inf) -> None:
-        self.rule, self.count = Scaffold(devices), devices
+        self.rule, self.count = rule_of("scaffold", Context(holders=devices)), devices
         draws = [named_tensors(random_update(number)) for number in range(devices)]
         self.minima = [{name: apart * tensor for name, tensor in each.items()} for each in draws]
         self.curves = [{name: 1 + apart * tensor.abs() for name, tensor in each.items()} for each in reversed(draws)]
@@ -82,22 +81,22 @@ class Quadratics:
 
     def reply(self, state: ServerState, device: int, lost: bool = False) -> Update:
         """The device's side of a round; ``lost`` for a reply that the server will not count."""
-        sent = replace(self.rule.dispatch(state, device, SIZE, 0), origin=Origin(device, 0))
-        task = self.rule.receive(sent, self.memories[device])
-        y = dict(named_tensors(task.update))
+        sent = replace(self.rule.server.dispatch(state, device, SIZE, 0), origin=Origin(device, 0))
+        job = self.rule.device.receive(sent, self.memories[device])
+        y = dict(named_tensors(job.update))
         for rate in self.rates:
             slopes = self.gradient(device, y)
-            y = {name: tensor - rate * (slopes[name] + task.correction[name]) for name, tensor in y.items()}
-        metrics = {"steps": 4.0, "learning_rate_sum": sum(self.rates)}
-        trained = replace(with_tensors(START, y), weight=1.0, metrics=metrics)
-        update, self.memories[device] = self.rule.send(task, trained, self.memories[device])
-        assert update.metrics == {"steps": 4.0}, "what the server does not need does not travel"
-        check_same_form(update, self.rule.expected(sent, update))
+            y = {name: tensor - rate * (slopes[name] + job.correction[name]) for name, tensor in y.items()}
+        facts = {"steps": 4, "learning_rate_sum": sum(self.rates)}
+        trained = replace(with_tensors(START, y), weight=1.0, facts=facts)
+        update, self.memories[device] = self.rule.device.send(job, trained, self.memories[device])
+        assert update.facts == {"steps": 4}, "what the server does not need does not travel"
+        check_form(update, self.rule.server.reply_forms(sent))
         return replace(update, origin=sent.origin, weight=math.nan if lost else update.weight)
 
     def round(self, state: ServerState, devices: Iterable[int], lost: Iterable[int] = ()) -> ServerState:
         replies = [self.reply(state, device, device in lost) for device in devices]
-        return self.rule.apply(state, (reply for reply in replies if not math.isnan(reply.weight)))
+        return self.rule.server.apply(state, (reply for reply in replies if not math.isnan(reply.weight)))
 
     def own(self, state: ServerState) -> list[dict[str, Tensor]]:
         counted = [state.numbers.get(f"counted {device}", 0) for device in range(self.count)]
@@ -130,5 +129,5 @@ class AsPrinted:
 
 def one_round(made: Quadratics, weights: Sequence[float] = (1.0, 1.0, 1.0)) -> tuple[ServerState, list[Update]]:
     """A state of a second round, and the updates of all devices to it."""
-    state = made.round(made.rule.init(START), range(3))
+    state = made.round(made.rule.server.init(START), range(3))
     return state, [replace(made.reply(state, device), weight=weight) for device, weight in enumerate(weights)]

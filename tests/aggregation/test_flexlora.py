@@ -1,6 +1,6 @@
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,16 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedfit.aggregation.fedavg import FedAvg
-from fedfit.aggregation.flexlora import FlexLora
 from fedfit.aggregation.resize import resize_update
-from fedfit.aggregation.rules import RULES
-from fedfit.records import AdapterSize, Factors, Update
-from tests.builders import random_update, same_bits
+from fedfit.aggregation.rules.fedavg import FEDAVG
+from fedfit.aggregation.rules.flexlora import FLEXLORA
+from fedfit.core.update import AdapterSize, Factors, ServerState, Update, update_of
+from tests.builders import random_update, rule_of, same_bits
 
-RULE = FlexLora()
+RULE = FLEXLORA.server
 SIZE = AdapterSize(4, 1.5)
-STATE = resize_update(random_update(99), SIZE, seed=0)
+START = resize_update(random_update(99), SIZE, seed=0)
+STATE = ServerState(START)
+
+
+def averaged(updates: Iterable[Update], adapter: Update = START) -> Update:
+    """The adapter after a round from ``adapter``."""
+    return RULE.apply(ServerState(adapter), updates).adapter
+
 
 # Ranks and scales by device; products of random_update are (5, 6), so that rank 5 is the whole.
 MIXED = [(1, 8.0), (2, 2.0), (3, 4.0), (2, 0.5)]
@@ -48,21 +54,22 @@ def mixed(weights: tuple[float, ...]) -> list[Update]:
 def close(left: Update, right: Update) -> None:
     for name, factors in left.factors.items():
         torch.testing.assert_close(product(factors), product(right.factors[name]), rtol=1e-5, atol=1e-5)
-    for name, tensor in left.head.items():
-        torch.testing.assert_close(tensor, right.head[name], rtol=2e-7, atol=1e-7)
+    for name, tensor in left.groups["head"].items():
+        torch.testing.assert_close(tensor, right.groups["head"][name], rtol=2e-7, atol=1e-7)
 
 
 def test_the_table_names_the_rule() -> None:
-    assert RULES["flexlora"] is FlexLora
-    assert RULE.mixed_ranks is True
+    assert rule_of("flexlora") is FLEXLORA
+    traits = FLEXLORA.traits
+    assert (traits.mixed_ranks, traits.supports_server_optimizer, traits.linear) == (True, False, False)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4, 5])
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (40_000, 12_345, 7, 900), (0.2, 0.3, 0.4, 0.1), (1e-3, 1e-6, 2e-3, 1e-3)])
 def test_it_is_the_truncated_mean_of_the_products(weights: tuple[float, ...], rank: int) -> None:
     updates = mixed(weights)
-    state = RULE.resize(STATE, AdapterSize(rank, 0.7), seed=3)
-    result = RULE.apply(state, iter(updates))
+    state = RULE.resize(STATE, AdapterSize(rank, 0.7), 3)
+    result = RULE.apply(state, iter(updates)).adapter
     for name, expected in dense_mean(updates, rank).items():
         factors = result.factors[name]
         assert (factors.a.shape, factors.b.shape, factors.scale) == ((rank, 6), (5, rank), 0.7)
@@ -75,10 +82,10 @@ def test_by_hand() -> None:
 
     The old A has one row of norm 2, so A = (2, 0), and B = (6 / (s·2), 0) with s = 3 is (1, 0).
     """
-    one = Update({"m": Factors(torch.tensor([[4.0, 0]]), torch.tensor([[1.0], [0]]), 2.0)}, {}, 3.0)
-    two = Update({"m": Factors(torch.tensor([[0, 8.0]]), torch.tensor([[0], [1.0]]), 1.0)}, {}, 1.0)
-    state = Update({"m": Factors(torch.tensor([[0, 2.0]]), torch.zeros(2, 1), 3.0)}, {})
-    result = RULE.apply(state, [one, two]).factors["m"]
+    one = update_of({"m": Factors(torch.tensor([[4.0, 0]]), torch.tensor([[1.0], [0]]), 2.0)}, weight=3.0)
+    two = update_of({"m": Factors(torch.tensor([[0, 8.0]]), torch.tensor([[0], [1.0]]), 1.0)})
+    state = update_of({"m": Factors(torch.tensor([[0, 2.0]]), torch.zeros(2, 1), 3.0)})
+    result = averaged([one, two], state).factors["m"]
     torch.testing.assert_close(result.a, torch.tensor([[2.0, 0]]))
     torch.testing.assert_close(result.b, torch.tensor([[1.0], [0]]))
 
@@ -86,26 +93,26 @@ def test_by_hand() -> None:
 def test_the_head_is_averaged_as_fedavg_does() -> None:
     weights = (40_000.0, 12_345.0, 7.0, 900.0)
     same_rank = [random_update(n, weight) for n, weight in enumerate(weights)]
-    expected = FedAvg().apply(random_update(99), same_rank)
-    result = RULE.apply(
-        STATE, [replace(update, head=same.head) for update, same in zip(mixed(weights), same_rank, strict=True)]
+    expected = FEDAVG.server.apply(ServerState(random_update(99)), same_rank).adapter
+    result = averaged(
+        update.with_groups({"head": same.groups["head"]}) for update, same in zip(mixed(weights), same_rank, strict=True)
     )
-    for name, tensor in expected.head.items():
-        torch.testing.assert_close(result.head[name], tensor, rtol=1e-7, atol=0)
+    for name, tensor in expected.groups["head"].items():
+        torch.testing.assert_close(result.groups["head"][name], tensor, rtol=1e-7, atol=0)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(1e-6, 1e12), st.integers(1, 4), st.integers(0, 100))
 def test_one_device_alone_gives_its_own_product_and_head(weight: float, rank: int, seed: int) -> None:
     update = random_update(seed, weight, rank, scale=3.0)
-    close(RULE.apply(STATE, [update]), update)
+    close(averaged([update]), update)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(4)))
 def test_the_order_of_the_devices_does_not_matter(order: list[int]) -> None:
     updates = mixed((3, 5, 11, 2))
-    first, second = RULE.apply(STATE, updates), RULE.apply(STATE, [updates[n] for n in order])
+    first, second = averaged(updates), averaged([updates[n] for n in order])
     close(first, second)
     for name, factors in first.factors.items():
         torch.testing.assert_close(factors.a, second.factors[name].a, rtol=0, atol=1e-5)
@@ -114,16 +121,16 @@ def test_the_order_of_the_devices_does_not_matter(order: list[int]) -> None:
 @pytest.mark.parametrize("factor", [1e-9, 0.125, 1e9])
 def test_only_the_ratio_of_the_weights_matters(factor: float) -> None:
     weights = (3.0, 5.0, 11.0, 2.0)
-    close(RULE.apply(STATE, mixed(weights)), RULE.apply(STATE, mixed(tuple(weight * factor for weight in weights))))
+    close(averaged(mixed(weights)), averaged(mixed(tuple(weight * factor for weight in weights))))
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_directions_that_nobody_used_can_learn(order: tuple[int, int]) -> None:
     """Two devices of rank 1 under a global rank of 4: two columns of B are zero, their rows of A are of the old A's space."""
     updates = [random_update(n, 1.0, 1) for n in order]
-    result = RULE.apply(STATE, updates)
+    result = averaged(updates)
     for name, factors in result.factors.items():
-        old = STATE.factors[name].a
+        old = START.factors[name].a
         assert not factors.b[:, 2:].any()
         assert (factors.b[:, :2].norm(dim=0) > 0.1).all()
         size = float(old.square().sum() / 4)
@@ -131,14 +138,14 @@ def test_directions_that_nobody_used_can_learn(order: tuple[int, int]) -> None:
         space, _ = torch.linalg.qr(torch.cat([old, *(update.factors[name].a for update in updates)]).T)
         torch.testing.assert_close(factors.a @ space @ space.T, factors.a, rtol=0, atol=1e-5)
         # To the bit the order changes nothing that matters: the same rows are chosen.
-        other = RULE.apply(STATE, [random_update(n, 1.0, 1) for n in (0, 1)]).factors[name]
+        other = averaged([random_update(n, 1.0, 1) for n in (0, 1)]).factors[name]
         torch.testing.assert_close(factors.a, other.a, rtol=0, atol=1e-5)
 
 
 def test_untrained_devices_leave_an_adapter_that_can_be_trained() -> None:
     still = [resize_update(random_update(n), AdapterSize(rank, 1.0), 0) for n, rank in enumerate((1, 3))]
-    still = [replace(u, factors={n: replace(p, b=torch.zeros_like(p.b)) for n, p in u.factors.items()}) for u in still]
-    for factors in RULE.apply(STATE, still).factors.values():
+    still = [u.with_factors({n: replace(p, b=torch.zeros_like(p.b)) for n, p in u.factors.items()}) for u in still]
+    for factors in averaged(still).factors.values():
         assert not factors.b.any()
         assert (factors.a.norm(dim=1) > 0.1).all()
 
@@ -146,19 +153,19 @@ def test_untrained_devices_leave_an_adapter_that_can_be_trained() -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_a_device_is_sent_the_best_of_its_rank(rank: int) -> None:
     state = RULE.apply(STATE, mixed((1, 2, 3, 4)))
-    sent = RULE.dispatch(state, device=3, size=AdapterSize(rank, 6.0), seed=1)
-    assert sent.head is state.head
+    sent = RULE.dispatch(state, 3, AdapterSize(rank, 6.0), 1)
+    assert sent.groups["head"] is state.adapter.groups["head"]
     for name, factors in sent.factors.items():
-        left, values, right = torch.linalg.svd(product(state.factors[name]), full_matrices=False)
+        left, values, right = torch.linalg.svd(product(state.adapter.factors[name]), full_matrices=False)
         expected = left[:, :rank] @ torch.diag(values[:rank]) @ right[:rank]
         assert (factors.a.shape, factors.b.shape, factors.scale) == ((rank, 6), (5, rank), 6.0)
         torch.testing.assert_close(product(factors), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_global_size_is_sent_as_it_is() -> None:
-    assert RULE.dispatch(STATE, device=3, size=SIZE, seed=1) is STATE
-    assert RULE.init(STATE) is STATE
-    assert RULE.adapter(STATE) is STATE
+    assert RULE.dispatch(STATE, 3, SIZE, 1) is START
+    assert RULE.init(START) == STATE
+    assert RULE.model(STATE).update is START
 
 
 def test_without_an_update_the_state_stays() -> None:
@@ -167,8 +174,8 @@ def test_without_an_update_the_state_stays() -> None:
 
 def test_apply_changes_neither_state_nor_updates() -> None:
     state, updates = resize_update(random_update(99), SIZE, seed=0), mixed((1, 2, 3, 4))
-    RULE.apply(state, updates)
-    assert same_bits(state, STATE)
+    averaged(updates, state)
+    assert same_bits(state, START)
     assert all(same_bits(update, again) for update, again in zip(updates, mixed((1, 2, 3, 4)), strict=True))
 
 
@@ -182,11 +189,11 @@ def test_a_head_is_gone_before_the_next_update_is_made() -> None:
             gc.collect()
             most = max(most, len(heads))
             update = random_update(seed)
-            heads.update(update.head.values())
+            heads.update(update.groups["head"].values())
             yield update
             del update
 
-    RULE.apply(STATE, updates())
+    averaged(updates())
     assert most == 0
 
 
@@ -196,7 +203,7 @@ def test_no_matrix_of_the_products_size_is_made() -> None:
     def wide(rank: int) -> Update:
         generator = torch.Generator().manual_seed(rank)
         a, b = torch.randn(rank, 60_000, generator=generator), torch.randn(60_000, rank, generator=generator)
-        return Update({"m": Factors(a, b, 1.0)}, {})
+        return update_of({"m": Factors(a, b, 1.0)})
 
-    result = RULE.apply(wide(4), [wide(1), wide(3)]).factors["m"]
+    result = averaged([wide(1), wide(3)], wide(4)).factors["m"]
     assert (result.a.shape, result.b.shape) == ((4, 60_000), (60_000, 4))

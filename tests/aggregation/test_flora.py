@@ -7,19 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from fedfit.aggregation.flora import Flora
-from fedfit.records import AdapterSize
-from fedfit.simulation.run import run
-from tests.builders import HIDDEN, random_update, tiny_recipe, tiny_simulation
+from fedfit.aggregation.rules.flora import FLORA
+from fedfit.core.update import AdapterSize
+from tests.aggregation.watching import uploads_of
+from tests.builders import HIDDEN, random_update, tiny_experiment, tiny_recipe
 
-RULE = Flora()
+RULE, TRAITS = FLORA.server, FLORA.traits
 START = random_update(99, rank=4)
 PLAIN = {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.0, "max_grad_norm": 0.0, "batch_size": 64}
 
 
 def test_what_it_says_of_itself() -> None:
-    assert (RULE.mixed_ranks, RULE.fixed_rank, RULE.uniform, RULE.keeps_pair) == (True, False, False, False)
-    assert RULE.gets(1) == frozenset({"head"})
+    flags = (TRAITS.mixed_ranks, TRAITS.fixed_rank, TRAITS.uniform, TRAITS.supports_server_optimizer)
+    assert flags == (True, False, False, False)
+    groups = frozenset({"lora_A", "lora_B", "head"})
+    assert TRAITS.downlink_groups(1, groups) == {"head"}
+    assert TRAITS.trained(1, groups) == TRAITS.uplink_groups(1, groups) == groups
 
 
 def test_every_device_starts_from_a_fresh_pair_of_its_own() -> None:
@@ -38,10 +41,11 @@ def test_every_device_starts_from_a_fresh_pair_of_its_own() -> None:
 
 def test_what_was_there_before_the_first_round_is_merged() -> None:
     state = RULE.init(START)
-    for name, moved in RULE.base(state).items():
+    assert RULE.model(state).merged_delta.keys() == START.factors.keys()
+    for name, moved in RULE.model(state).merged_delta.items():
         pair = START.factors[name]
         torch.testing.assert_close(moved, pair.scale * (pair.b @ pair.a), rtol=1e-5, atol=1e-6)
-    assert not any(pair.b.any() for pair in RULE.adapter(state).factors.values())
+    assert not any(pair.b.any() for pair in state.adapter.factors.values())
 
 
 def test_one_step_of_plain_sgd_on_equal_data(tiny_bert: Path) -> None:
@@ -56,14 +60,15 @@ def test_one_step_of_plain_sgd_on_equal_data(tiny_bert: Path) -> None:
         adapter={"rank": HIDDEN, "alpha": 8.0},
         training=PLAIN,
     )
-    made = tiny_simulation(recipe, None, parts=[np.arange(16)] * 3)
-    rule, seen = made.rule, []
-    apply = rule.apply
-    rule.apply = lambda state, updates: apply(state, (seen.append(update) or update for update in updates))  # type: ignore[func-returns-value, method-assign]
-    first, last = islice(run(made), 2)
-    assert not rule.base(first.state)
+    made = tiny_experiment(recipe, None, parts=[np.arange(16)] * 3)
+    seen = uploads_of(made)
+    first, last = islice(made.run(), 2)
+    model = made.rule.server.model
+    assert model(first.state).merged_delta == {}
+    assert len(seen) == 3
+    assert model(last.state).merged_delta.keys() == made.initial.factors.keys()
     rate, shares = 0.5, [1 / 3] * 3
-    for name, moved in rule.base(last.state).items():
+    for name, moved in model(last.state).merged_delta.items():
         pairs = [update.factors[name] for update in seen]
         whole = pairs[2]
         gradient = -whole.b.double() @ torch.linalg.inv(whole.a.double()).t() / (rate * whole.scale)
@@ -85,10 +90,10 @@ def test_bytes_are_those_of_the_factors_up_and_of_the_stack_down(tiny_bert: Path
         adapter={"rank": 4},
         training={"local_steps": 1},
     )
-    made = tiny_simulation(recipe, None)
-    _, first, second = run(made)
+    made = tiny_experiment(recipe, None)
+    _, first, second = made.run()
     matrices = len(made.initial.factors)
-    head = 4 * sum(tensor.numel() for tensor in made.initial.head.values())
+    head = 4 * sum(tensor.numel() for tensor in made.initial.groups["head"].values())
     up, stack = 4 * matrices * rank * 2 * HIDDEN, 4 * matrices * 3 * rank * 2 * HIDDEN
     framing = 2500
     for device in first.devices:

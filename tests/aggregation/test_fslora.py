@@ -1,10 +1,8 @@
-import gc
 import itertools
 import json
 import math
-import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,27 +14,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedfit.aggregation.base import Rule, named_tensors
-from fedfit.aggregation.fedavg import FedAvg
-from fedfit.aggregation.fslora import FsLora
+from fedfit.aggregation.contract import Rule
 from fedfit.aggregation.resize import resize_update
-from fedfit.aggregation.rules import make_rule
-from fedfit.codecs.safetensors import SafetensorsCodec
-from fedfit.records import AdapterSize, Factors, Origin, RoundResult, Task, Update
-from fedfit.rounds.client import Client
+from fedfit.aggregation.rules.fedavg import FEDAVG
+from fedfit.aggregation.rules.fslora import FsLoraKeys
+from fedfit.aggregation.table import make_rule
+from fedfit.core.update import AdapterSize, Factors, Job, Origin, ServerState, Update, named_tensors, update_of
+from fedfit.records import RoundResult
+from fedfit.rounds.trainer import Trainer
 from fedfit.settings import FederationSettings, Recipe, TrainingSettings
-from fedfit.simulation.run import run
-from tests.aggregation.watching import Recording
-from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
+from tests.aggregation.watching import most_alive, record
+from tests.builders import packed, random_update, rule_of, same_bits, tiny_experiment, tiny_recipe
 
-RULE: Rule = FsLora()
+RULE = rule_of("fslora")
 RANK, SCALE = 4, 1.5
 STATE = random_update(99, rank=RANK, scale=SCALE)
 MODULES = list(STATE.factors)
 
 
+def averaged(updates: Iterable[Update], state: Update = STATE, rule: Rule = RULE) -> Update:
+    """The global adapter after a round from ``state``."""
+    return rule.server.apply(ServerState(state), updates).adapter
+
+
+def fedavg(updates: Iterable[Update]) -> Update:
+    return averaged(updates, STATE, FEDAVG)
+
+
 def sent_to(rank: int, seed: int, state: Update = STATE, rule: Rule = RULE) -> Update:
-    return rule.dispatch(state, device=0, size=AdapterSize(rank, 123.0), seed=seed)
+    return rule.server.dispatch(ServerState(state), 0, AdapterSize(rank, 123.0), seed)
 
 
 def sketch_of(sent: Factors, whole: Factors) -> list[int]:
@@ -60,8 +66,8 @@ def trained(rank: int, seed: int, weight: float = 1.0, state: Update = STATE, ru
         return torch.randn(like.shape, generator=generator)
 
     factors = {name: Factors(draw(pair.a), draw(pair.b), pair.scale) for name, pair in sent.factors.items()}
-    head = {name: draw(tensor) for name, tensor in sent.head.items()}
-    return Update(factors, head, weight, origin=Origin(0, seed))
+    head = {name: draw(tensor) for name, tensor in sent.groups.get("head", {}).items()}
+    return replace(update_of(factors, {"head": head}, weight), origin=Origin(0, seed))
 
 
 def slow_mean(updates: list[Update], ranks: list[int]) -> dict[str, Tensor]:
@@ -73,10 +79,10 @@ def slow_mean(updates: list[Update], ranks: list[int]) -> dict[str, Tensor]:
         for name, rows in sketches(rank, update.origin.seed).items():
             old, new = STATE.factors[name], update.factors[name]
             for place, row in enumerate(rows):
-                result[f"{name} A"][row] += update.weight / total * (new.a[place].double() - old.a[row].double())
-                result[f"{name} B"][:, row] += update.weight / total * (new.b[:, place].double() - old.b[:, row].double())
-        for name, tensor in update.head.items():
-            result[f"head {name}"] += update.weight / total * (tensor.double() - STATE.head[name].double())
+                result[f"lora_A.{name}"][row] += update.weight / total * (new.a[place].double() - old.a[row].double())
+                result[f"lora_B.{name}"][:, row] += update.weight / total * (new.b[:, place].double() - old.b[:, row].double())
+        for name, tensor in update.groups["head"].items():
+            result[f"head.{name}"] += update.weight / total * (tensor.double() - STATE.groups["head"][name].double())
     return result
 
 
@@ -86,11 +92,13 @@ def close(left: Update, right: dict[str, Tensor], tolerance: float = 1e-6) -> No
 
 
 def test_what_it_says_of_itself() -> None:
-    assert (RULE.mixed_ranks, RULE.fixed_rank, RULE.uniform, RULE.keeps_pair) == (True, False, True, True)
-    assert RULE.known == frozenset()
-    assert all(RULE.trains(number) == {"a", "b", "head"} for number in range(4))
-    assert RULE.init(STATE) is STATE
-    assert RULE.adapter(STATE) is STATE
+    traits, groups = RULE.traits, STATE.present
+    flags = (traits.mixed_ranks, traits.fixed_rank, traits.uniform, traits.supports_server_optimizer)
+    assert flags == (True, False, True, True)
+    assert traits.derivable == traits.private == frozenset()
+    assert all(traits.trained(number, groups) == groups for number in range(4))
+    assert RULE.server.init(STATE) == ServerState(STATE)
+    assert RULE.server.model(ServerState(STATE)).update is STATE
 
 
 # What is sent
@@ -100,7 +108,7 @@ def test_what_it_says_of_itself() -> None:
 def test_a_device_is_sent_its_rows_and_columns_at_the_larger_scale(rank: int) -> None:
     for seed in range(20):
         sent = sent_to(rank, seed)
-        assert sent.head is STATE.head
+        assert sent.groups["head"] is STATE.groups["head"]
         assert list(sent.factors) == MODULES
         for name, rows in sketches(rank, seed).items():
             assert rows == sorted(set(rows))
@@ -124,12 +132,12 @@ def test_the_sketch_is_a_function_of_the_seed_and_the_module() -> None:
     assert first == again
     assert all(first[name] != other[name] for name in MODULES)
     assert first[MODULES[0]] != first[MODULES[1]]
-    alone = replace(wide, factors={MODULES[1]: wide.factors[MODULES[1]]})
+    alone = wide.with_factors({MODULES[1]: wide.factors[MODULES[1]]})
     assert sketches(8, 1, alone)[MODULES[1]] == first[MODULES[1]]  # what other modules there are does not matter
 
 
 def test_one_index_set_for_all_modules() -> None:
-    wide, rule = random_update(7, rank=16), FsLora(per_module=False)
+    wide, rule = random_update(7, rank=16), rule_of("fslora", sketch="shared")
     drawn = [sketches(8, seed, wide, rule) for seed in range(10)]
     assert all(one[MODULES[0]] == one[MODULES[1]] for one in drawn)
     assert len({tuple(one[MODULES[0]]) for one in drawn}) == 10
@@ -138,17 +146,19 @@ def test_one_index_set_for_all_modules() -> None:
 @pytest.mark.parametrize(("sketch", "sets"), [("per_module", 4), ("shared", 1)])
 def test_a_recipe_chooses_one_set_or_one_a_module(sketch: str, sets: int, tiny_bert: Path) -> None:
     """Over the air: what each of three devices is sent in a round, found again among the rows of the whole."""
-    recipe = tiny_recipe(tiny_bert, adapter={"rank": 16}, federation={"rule": "fslora", "sketch": sketch, "ranks": (8, 8, 8)})
-    made = tiny_simulation(recipe, None)
-    made.codec = codec = Recording()
-    assert all(result.record.refused == 0 for result in islice(run(made), 2))
+    keys = {"rule": "fslora", "options": {"fslora": FsLoraKeys(sketch)}, "ranks": (8, 8, 8)}
+    made = tiny_experiment(tiny_recipe(tiny_bert, adapter={"rank": 16}, federation=keys), None)
+    codec = record(made)
+    assert all(result.record.refused == 0 for result in islice(made.run(), 2))
     chosen = []
     for packet in codec.packets[::2]:  # down, up, down, up …
         pairs = [(pair, made.initial.factors[name]) for name, pair in codec.decode(packet).factors.items()]
         chosen.append({tuple(sketch_of(pair, whole)) for pair, whole in pairs})
     assert [len(own) for own in chosen] == [sets] * 3
     assert len(set().union(*chosen)) == 3 * sets, "each device has its own"
-    assert type(make_rule(Recipe(federation=FederationSettings(rule="fslora")), 3)) is FsLora
+    rule = make_rule(Recipe(federation=FederationSettings(rule="fslora")), 3)
+    wide = random_update(7, rank=16)
+    assert sketches(8, 1, wide, rule) == sketches(8, 1, wide, rule_of("fslora", sketch="per_module"))
 
 
 def test_every_set_is_equally_likely() -> None:
@@ -196,16 +206,15 @@ def test_both_ways_shrink_to_k_of_r_and_no_index_travels() -> None:
 
     def payload_bytes(packet: bytes) -> int:
         size = int.from_bytes(packet[:8], "little")
-        assert set(json.loads(packet[8 : 8 + size])) == {"m.lora_A", "m.lora_B", "__metadata__"}
+        assert set(json.loads(packet[8 : 8 + size])) == {"lora_A.m", "lora_B.m", "__metadata__"}
         assert size < 500
         return len(packet) - 8 - size
 
-    state = Update({"m": Factors(torch.randn(64, 768), torch.randn(768, 64), 0.5)}, {})
-    codec = SafetensorsCodec()
+    state = update_of({"m": Factors(torch.randn(64, 768), torch.randn(768, 64), 0.5)})
     for rank in (8, 16, 32, 64):
         sent, back = sent_to(rank, 3, state), trained(rank, 3, state=state)
         for update in (sent, back):
-            assert payload_bytes(codec.encode(update).payload) == rank * (768 + 768) * 4
+            assert payload_bytes(packed(update).payload) == rank * (768 + 768) * 4
 
 
 # What the server does
@@ -215,7 +224,7 @@ def test_both_ways_shrink_to_k_of_r_and_no_index_travels() -> None:
 @pytest.mark.parametrize("ranks", [(1, 2, 3, 4), (2, 2, 2, 2), (1, 1, 1, 1)])
 def test_it_is_the_mean_of_what_was_changed(weights: tuple[float, ...], ranks: tuple[int, ...]) -> None:
     updates = [trained(rank, n, weight) for n, (rank, weight) in enumerate(zip(ranks, weights, strict=True))]
-    result = RULE.apply(STATE, iter(updates))
+    result = averaged(iter(updates))
     close(result, slow_mean(updates, list(ranks)))
     assert {tensor.dtype for tensor in named_tensors(result).values()} == {torch.float32}
     assert {pair.scale for pair in result.factors.values()} == {SCALE}
@@ -224,25 +233,24 @@ def test_it_is_the_mean_of_what_was_changed(weights: tuple[float, ...], ranks: t
 def test_by_hand() -> None:
     """Rank 3, two devices of rank 1: the rows that they hold go half of the way, the others stay."""
     a, b = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[10.0, 20.0, 40.0]])
-    state = Update({"m": Factors(a, b, 1.0)}, {"bias": torch.tensor([0.0])})
+    state = update_of({"m": Factors(a, b, 1.0)}, {"head": {"bias": torch.tensor([0.0])}})
     seeds = {sketches(1, seed, state)["m"][0]: seed for seed in range(50)}  # a seed for each row
+    pair = Factors(torch.tensor([[9.0]]), torch.tensor([[90.0]]), 3.0)
     updates = [
-        Update(
-            {"m": Factors(torch.tensor([[9.0]]), torch.tensor([[90.0]]), 3.0)}, {"bias": torch.tensor([bias])}, origin=origin
-        )
+        replace(update_of({"m": pair}, {"head": {"bias": torch.tensor([bias])}}), origin=origin)
         for bias, origin in ((6.0, Origin(0, seeds[0])), (8.0, Origin(1, seeds[2])))
     ]
-    result = RULE.apply(state, updates)
+    result = averaged(updates, state)
     assert result.factors["m"].a.tolist() == [[5.0], [2.0], [6.5]]  # (1+9)/2, 2, (4+9)/2
     assert result.factors["m"].b.tolist() == [[50.0, 20.0, 65.0]]
-    assert result.head["bias"].tolist() == [7.0]
+    assert result.groups["head"]["bias"].tolist() == [7.0]
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=6), st.integers(0, 1000))
 def test_equal_ranks_give_fedavg_to_the_bit(weights: list[float], seed: int) -> None:
     updates = [trained(RANK, seed + n, weight) for n, weight in enumerate(weights)]
-    assert same_bits(RULE.apply(STATE, updates), FedAvg().apply(STATE, updates))
+    assert same_bits(averaged(updates), fedavg(updates))
 
 
 @settings(max_examples=30, deadline=None)
@@ -250,7 +258,7 @@ def test_equal_ranks_give_fedavg_to_the_bit(weights: list[float], seed: int) -> 
 def test_rows_that_nobody_held_stay_to_the_bit(weights: list[float], seed: int) -> None:
     state = random_update(seed, rank=12)
     updates = [trained(2, seed + n, weight, state) for n, weight in enumerate(weights)]
-    result = RULE.apply(state, updates)
+    result = averaged(updates, state)
     for name, old in state.factors.items():
         held = {row for n in range(len(weights)) for row in sketches(2, seed + n, state)[name]}
         for row in set(range(12)) - held:
@@ -264,69 +272,70 @@ def test_rows_that_nobody_held_stay_to_the_bit(weights: list[float], seed: int) 
 @pytest.mark.parametrize("weight", [1.0, 7.0, 0.3])
 def test_one_device_alone_gives_its_own_update_to_the_bit(rank: int, weight: float) -> None:
     update = trained(rank, 5, weight)
-    result = RULE.apply(STATE, [update])
+    result = averaged([update])
     for name, rows in sketches(rank, 5).items():
         expected_a, expected_b = STATE.factors[name].a.clone(), STATE.factors[name].b.clone()
         expected_a[rows], expected_b[:, rows] = update.factors[name].a, update.factors[name].b
         assert torch.equal(result.factors[name].a, expected_a)
         assert torch.equal(result.factors[name].b, expected_b)
-    assert all(torch.equal(tensor, update.head[name]) for name, tensor in result.head.items())
+    assert all(torch.equal(tensor, update.groups["head"][name]) for name, tensor in result.groups["head"].items())
 
 
 def test_what_comes_back_unchanged_changes_nothing() -> None:
     updates = [replace(sent_to(1 + n % 4, n), weight=1.0 + n, origin=Origin(n, n)) for n in range(6)]
-    assert same_bits(RULE.apply(STATE, updates), STATE)
+    assert same_bits(averaged(updates), STATE)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(4)), st.lists(st.integers(1, 40_000), min_size=4, max_size=4))
 def test_the_order_of_the_devices_does_not_matter(order: list[int], weights: list[int]) -> None:
     updates = [trained(1 + n, n, float(weight)) for n, weight in enumerate(weights)]
-    close(RULE.apply(STATE, updates), named_tensors(RULE.apply(STATE, [updates[n] for n in order])), 2e-7)
+    close(averaged(updates), named_tensors(averaged([updates[n] for n in order])), 2e-7)
 
 
 @pytest.mark.parametrize("factor", [1e-9, 0.125, 1e9])
 def test_only_the_ratio_of_the_weights_matters(factor: float) -> None:
-    plain = RULE.apply(STATE, [trained(1 + n, n, 3.0 + n) for n in range(4)])
-    close(RULE.apply(STATE, [trained(1 + n, n, (3.0 + n) * factor) for n in range(4)]), named_tensors(plain), 2e-7)
+    plain = averaged([trained(1 + n, n, 3.0 + n) for n in range(4)])
+    close(averaged([trained(1 + n, n, (3.0 + n) * factor) for n in range(4)]), named_tensors(plain), 2e-7)
 
 
 def test_the_state_of_another_scale_is_the_same_model() -> None:
     """α doubled and B halved, twice over: what devices are sent, and what comes of it, are the same products."""
-    half = replace(STATE, factors={n: Factors(p.a, p.b / 2, p.scale * 2) for n, p in STATE.factors.items()})
+    half = STATE.with_factors({n: Factors(p.a, p.b / 2, p.scale * 2) for n, p in STATE.factors.items()})
     for rank in (1, 2, 3):
         for name, pair in sent_to(rank, 3, half).factors.items():
             other = sent_to(rank, 3).factors[name]
             assert torch.equal(pair.scale * pair.b @ pair.a, other.scale * other.b @ other.a)
     updates = [trained(1 + n, n) for n in range(3)]
-    halves = [replace(u, factors={n: Factors(p.a, p.b / 2, p.scale * 2) for n, p in u.factors.items()}) for u in updates]
-    result, other_result = RULE.apply(STATE, updates), RULE.apply(half, halves)
+    halves = [u.with_factors({n: Factors(p.a, p.b / 2, p.scale * 2) for n, p in u.factors.items()}) for u in updates]
+    result, other_result = averaged(updates), averaged(halves, half)
     for name, pair in result.factors.items():
         assert torch.equal(pair.a, other_result.factors[name].a)
         assert torch.equal(pair.b, 2 * other_result.factors[name].b)
 
 
 def test_without_an_update_the_state_stays() -> None:
-    assert RULE.apply(STATE, iter([])) is STATE
+    state = ServerState(STATE)
+    assert RULE.server.apply(state, iter([])) is state
 
 
 def test_an_update_without_an_origin_is_an_error() -> None:
     with pytest.raises(ValueError, match="origin"):
-        RULE.apply(STATE, [replace(trained(2, 1), origin=None)])
+        averaged([replace(trained(2, 1), origin=None)])
 
 
 def test_another_seed_in_the_origin_lands_elsewhere() -> None:
     """The seed of the origin alone decides: not the device, not the order."""
     update = trained(2, 1)
     elsewhere = next(seed for seed in range(2, 50) if sketches(2, seed)[MODULES[0]] != sketches(2, 1)[MODULES[0]])
-    right = RULE.apply(STATE, [update])
-    assert same_bits(RULE.apply(STATE, [replace(update, origin=Origin(77, 1))]), right)
-    assert not same_bits(RULE.apply(STATE, [replace(update, origin=Origin(0, elsewhere))]), right)
+    right = averaged([update])
+    assert same_bits(averaged([replace(update, origin=Origin(77, 1))]), right)
+    assert not same_bits(averaged([replace(update, origin=Origin(0, elsewhere))]), right)
 
 
 def test_apply_changes_neither_state_nor_updates() -> None:
     state, updates = random_update(99, rank=RANK, scale=SCALE), [trained(1 + n, n) for n in range(4)]
-    result = RULE.apply(state, updates)
+    result = averaged(updates, state)
     assert same_bits(state, STATE)
     assert all(same_bits(update, trained(1 + n, n)) for n, update in enumerate(updates))
     places = {tensor.data_ptr() for update in (state, *updates) for tensor in named_tensors(update).values()}
@@ -336,25 +345,11 @@ def test_apply_changes_neither_state_nor_updates() -> None:
 def test_resizing_keeps_the_product_as_fedavg_does() -> None:
     for rank in (2, 6):
         size = AdapterSize(rank, 0.7)
-        assert same_bits(RULE.resize(STATE, size, seed=5), resize_update(STATE, size, seed=5))
+        assert same_bits(RULE.server.resize(ServerState(STATE), size, 5).adapter, resize_update(STATE, size, seed=5))
 
 
 def test_one_update_is_alive_at_a_time() -> None:
-    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
-    most = 0
-
-    def updates() -> Iterator[Update]:
-        nonlocal most
-        for seed in range(6):
-            gc.collect()
-            most = max(most, len(alive))  # before this one is made: the last must be gone
-            update = trained(2, seed)
-            alive.update(named_tensors(update).values())
-            yield update
-            del update
-
-    RULE.apply(STATE, updates())
-    assert most == 0
+    assert most_alive(averaged, lambda seed: trained(2, seed)) == 0
 
 
 # The slow twin: full-size factors and S_i in the forward pass
@@ -374,7 +369,8 @@ def train_by_hand(update: Update, middles: list[Tensor], momentum: float, steps:
     bases = [torch.randn(5, 6, generator=generator).double(), torch.randn(5, 6, generator=generator).double()]
     bases[1] = bases[1][:, :5]
     tensors = {name: tensor.double().requires_grad_() for name, tensor in named_tensors(update).items()}
-    names = [f"{module} {factor}" for module in MODULES for factor in "AB"] + ["head classifier.weight", "head classifier.bias"]
+    names = [f"lora_{factor}.{module}" for module in MODULES for factor in "AB"]
+    names += ["head.classifier.weight", "head.classifier.bias"]
     optimizer = torch.optim.SGD(tensors.values(), lr=0.3, momentum=momentum)
     for _ in range(steps):
         x, labels = torch.randn(9, 6, generator=generator).double(), torch.randint(3, (9,), generator=generator)
@@ -390,8 +386,8 @@ def chain(seed: int, rank: int) -> Update:
     update = random_update(seed, rank=rank, scale=SCALE)
     second = update.factors[MODULES[1]]
     factors = {MODULES[0]: update.factors[MODULES[0]], MODULES[1]: replace(second, a=second.a[:, :5].contiguous())}
-    head = {"classifier.weight": update.head["classifier.weight"][:, :5].contiguous(), "classifier.bias": torch.zeros(3)}
-    return Update(factors, head)
+    weight = update.groups["head"]["classifier.weight"][:, :5].contiguous()
+    return update_of(factors, {"head": {"classifier.weight": weight, "classifier.bias": torch.zeros(3)}})
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -409,18 +405,16 @@ def test_the_ordinary_adapter_trains_as_the_sketched_one(rank: int, momentum: fl
         diagonal[chosen[name]] = 6 / rank
         sketched.append(SCALE * torch.diag(diagonal))
     slow = train_by_hand(state, sketched, momentum)
-    back = Update(
-        {n: Factors(small[f"{n} A"].float(), small[f"{n} B"].float(), sent.factors[n].scale) for n in MODULES},
-        {n: small[f"head {n}"].float() for n in state.head},
-        origin=Origin(0, 2),
-    )
-    result = RULE.apply(state, [back])
+    factors = {n: Factors(small[f"lora_A.{n}"].float(), small[f"lora_B.{n}"].float(), sent.factors[n].scale) for n in MODULES}
+    head = {n: small[f"head.{n}"].float() for n in state.groups["head"]}
+    back = replace(update_of(factors, {"head": head}), origin=Origin(0, 2))
+    result = averaged([back], state)
     close(result, slow)
     moved = max(float((slow[name] - tensor).abs().max()) for name, tensor in named_tensors(state).items())
     assert moved > 0.1  # the steps are worth the name
     for name in MODULES:
         others = [row for row in range(6) if row not in chosen[name]]
-        assert torch.equal(slow[f"{name} A"][others].float(), state.factors[name].a[others])
+        assert torch.equal(slow[f"lora_A.{name}"][others].float(), state.factors[name].a[others])
 
 
 def masked(state: Update, chosen: dict[str, list[int]], rank: int) -> Update:
@@ -430,25 +424,26 @@ def masked(state: Update, chosen: dict[str, list[int]], rank: int) -> Update:
         keep = torch.zeros(len(pair.a))
         keep[chosen[name]] = 1
         factors[name] = Factors(pair.a * keep[:, None], pair.b * keep, pair.scale * (len(pair.a) / rank))
-    return replace(state, factors=factors)
+    return state.with_factors(factors)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_twin_agrees_on_a_real_transformer(momentum: float, tiny_bert: Path) -> None:
-    """The project's own client, on the sketch and on the masked whole: the same steps, and the zeros stay zeros."""
+    """The project's own trainer, on the sketch and on the masked whole: the same steps, and the zeros stay zeros."""
     recipe = tiny_recipe(tiny_bert, adapter={"rank": 4})
-    simulation = tiny_simulation(recipe, None)
-    client = Client(simulation.model, simulation.trunk, sgd(momentum), seed=0, rounds=1)
-    pairs = simulation.initial.factors.items()
+    made = tiny_experiment(recipe, None)
+    parts = made.parts
+    trainer = Trainer(parts.model, parts.trunk, parts.task, sgd(momentum), seed=0, rounds=1)
+    pairs = made.initial.factors.items()
     noise = {n: torch.randn(p.b.shape, generator=torch.Generator().manual_seed(i)) for i, (n, p) in enumerate(pairs)}
-    state = replace(simulation.initial, factors={n: replace(p, b=noise[n] * 0.1) for n, p in pairs})
+    state = made.initial.with_factors({n: replace(p, b=noise[n] * 0.1) for n, p in pairs})
     chosen = sketches(2, 9, state)
 
     def train(received: Update) -> Update:
-        return client.train(Task(received), simulation.train, simulation.parts[0], 1, 0)
+        return trainer.train(Job(received), parts.train, parts.held[0], 1, 0)
 
     small, slow = train(sent_to(2, 9, state)), train(masked(state, chosen, 2))
-    assert small.metrics["steps"] >= 4
+    assert int(small.facts["steps"]) >= 4
     for name, rows in chosen.items():
         pair, others = slow.factors[name], [row for row in range(4) if row not in rows]
         assert not pair.a[others].any()
@@ -456,8 +451,8 @@ def test_the_twin_agrees_on_a_real_transformer(momentum: float, tiny_bert: Path)
         torch.testing.assert_close(small.factors[name].a, pair.a[rows], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(small.factors[name].b, pair.b[:, rows], rtol=1e-4, atol=1e-5)
         assert float((pair.a[rows] - state.factors[name].a[rows]).abs().max()) > 1e-3
-    for name, tensor in slow.head.items():
-        torch.testing.assert_close(small.head[name], tensor, rtol=1e-4, atol=1e-5)
+    for name, tensor in slow.groups["head"].items():
+        torch.testing.assert_close(small.groups["head"][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def sgd(momentum: float) -> TrainingSettings:
@@ -498,55 +493,57 @@ def test_adam_does_not_see_the_factor_and_sgd_does() -> None:
 # A whole federation
 
 
-def federate(folder: Path, rule: Rule, **federation: Any) -> list[RoundResult]:
-    recipe = tiny_recipe(
-        folder, adapter={"rank": 4}, federation={"rounds": 3, "devices": 3, "devices_per_round": 2, **federation}
-    )
-    simulation = tiny_simulation(recipe, None, samples=50)  # 17, 17 and 16 samples
-    simulation.rule = rule
-    return list(run(simulation))
+def federate(folder: Path, rule: str = "fslora", **federation: Any) -> list[RoundResult]:
+    keys = {"rule": rule, "rounds": 3, "devices": 3, "devices_per_round": 2, **federation}
+    made = tiny_experiment(tiny_recipe(folder, adapter={"rank": 4}, federation=keys), None, samples=50)  # 17, 17 and 16
+    return list(made.run())
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "samples"])
 def test_equal_ranks_give_the_federation_of_fedavg_to_the_bit(weighting: str, tiny_bert: Path) -> None:
-    mine = federate(tiny_bert, FsLora(), weighting=weighting)
-    other = federate(tiny_bert, FedAvg(), weighting=weighting)
+    mine = federate(tiny_bert, weighting=weighting)
+    other = federate(tiny_bert, "fedavg", weighting=weighting)
     assert len(mine) == 4
     for left, right in zip(mine, other, strict=True):
-        assert same_bits(left.state, right.state)
-        assert left.record.test_loss == right.record.test_loss
+        assert same_bits(left.state.adapter, right.state.adapter)
+        assert left.record.metrics == right.record.metrics
         assert left.record.uplink_bytes == right.record.uplink_bytes
-    assert not same_bits(mine[0].state, mine[-1].state)
+    assert not same_bits(mine[0].state.adapter, mine[-1].state.adapter)
 
 
 def test_by_its_own_rule_devices_weigh_alike(tiny_bert: Path) -> None:
-    assert same_bits(federate(tiny_bert, FsLora())[-1].state, federate(tiny_bert, FedAvg(), weighting="uniform")[-1].state)
+    mine, other = federate(tiny_bert), federate(tiny_bert, "fedavg", weighting="uniform")
+    assert same_bits(mine[-1].state.adapter, other[-1].state.adapter)
 
 
 def test_a_federation_of_mixed_ranks(tiny_bert: Path) -> None:
     """Bytes fall by 4·Σ(d + k) a rank: 4·(32 + 32) for each of 2 layers' query and value, the header aside; it repeats."""
     ranks = (1, 2, 4)
-    results = federate(tiny_bert, FsLora(), ranks=ranks, devices_per_round=3)
+    results = federate(tiny_bert, ranks=ranks, devices_per_round=3)
     assert all(result.record.refused == 0 for result in results)
     for result in results[1:]:
         for direction in ("downlink_bytes", "uplink_bytes"):
             sizes = [getattr(device, direction) for device in result.devices]
             for size, rank in zip(sizes, ranks, strict=True):
                 assert abs(size - sizes[2] + (4 - rank) * 4 * 64 * 4) < 64  # digits of scales and loss in the header
-    assert not same_bits(results[1].state, results[3].state)
-    assert {len(pair.a) for pair in results[3].state.factors.values()} == {4}
-    assert same_bits(federate(tiny_bert, FsLora(), ranks=ranks, devices_per_round=3)[-1].state, results[-1].state)
+    assert not same_bits(results[1].state.adapter, results[3].state.adapter)
+    assert {len(pair.a) for pair in results[3].state.adapter.factors.values()} == {4}
+    again = federate(tiny_bert, ranks=ranks, devices_per_round=3)
+    assert same_bits(again[-1].state.adapter, results[-1].state.adapter)
 
 
 def test_devices_and_rounds_draw_their_own_sketches(tiny_bert: Path) -> None:
     seen: list[tuple[int, int]] = []
+    keys = {"rule": "fslora", "rounds": 3, "ranks": (2, 2, 2)}
+    made = tiny_experiment(tiny_recipe(tiny_bert, adapter={"rank": 4}, federation=keys), None)
 
-    class Listening(FsLora):
-        def dispatch(self, state: Update, device: int, size: AdapterSize, seed: int) -> Update:
-            seen.append((device, seed))
-            return super().dispatch(state, device, size, seed)
+    def listening(state: ServerState, device: int, size: AdapterSize, seed: int) -> Update:
+        seen.append((device, seed))
+        return made.rule.server.dispatch(state, device, size, seed)
 
-    federate(tiny_bert, Listening(), ranks=(2, 2, 2), devices_per_round=3)
+    rule = replace(made.rule, server=replace(made.rule.server, dispatch=listening))
+    made.federation = replace(made.federation, rule=rule)
+    assert len(list(made.run())) == 4
     assert [device for device, _ in seen] == [0, 1, 2] * 3
     wide = random_update(7, rank=16)
     drawn = {tuple(map(tuple, sketches(8, seed, wide).values())) for _, seed in seen}

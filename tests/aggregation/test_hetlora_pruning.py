@@ -10,27 +10,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfit.aggregation.base import named_tensors
-from fedfit.aggregation.hetlora import HetLora
-from fedfit.aggregation.hetlora_pruning import PruningHetLora, tail
+from fedfit.aggregation.contract import Rule
 from fedfit.aggregation.resize import resize_update
-from fedfit.aggregation.rules import make_rule
-from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.aggregation.rules.hetlora import HETLORA
+from fedfit.aggregation.rules.hetlora_pruning import PruningKeys, tail
+from fedfit.aggregation.table import make_rule
+from fedfit.codecs.plain import PlainCodec
+from fedfit.core.checks import check_form
+from fedfit.core.update import AdapterSize, Factors, Job, Origin, Penalty, ServerState, Update, named_tensors, update_of
 from fedfit.errors import UpdateRefused
-from fedfit.models.adapters import check_same_form
-from fedfit.records import AdapterSize, Factors, Origin, Penalty, RoundResult, ServerState, Task, Update
+from fedfit.experiment.build import Experiment
+from fedfit.records import RoundResult
 from fedfit.settings import FederationSettings, Recipe
-from fedfit.simulation.run import Simulation, run
 from fedfit.tracking.checkpoint import Checkpoints
 from tests.aggregation.watching import change_training
-from tests.builders import random_update, same_bits, tiny_recipe, tiny_simulation
+from tests.builders import packed, random_update, rule_of, same_bits, tiny_experiment, tiny_recipe
 
 RANK, SCALE = 4, 1.5
 SENT = random_update(3, rank=RANK, scale=SCALE)
 
 
-def pruning(gamma: float = 0.5, strength: float = 0.01) -> PruningHetLora:
-    return PruningHetLora(gamma, strength)
+def pruning(gamma: float = 0.5, penalty: float = 0.01) -> Rule:
+    return rule_of("hetlora_pruning", gamma=gamma, penalty=penalty)
 
 
 def rank_of(update: Update) -> int:
@@ -56,18 +57,20 @@ def with_tail(update: Update, factor: float, first: int) -> Update:
         a[:first] *= 3
         b[:, first:] *= factor
         factors[name] = Factors(a, b, pair.scale)
-    return replace(update, factors=factors)
+    return update.with_factors(factors)
 
 
-def test_a_recipe_asks_for_it_below_one() -> None:
-    def made(**keys: Any) -> Any:
-        return make_rule(Recipe(federation=FederationSettings(rule="hetlora", **keys)), 3)
+def test_a_recipe_gives_it_its_keys() -> None:
+    def made(**keys: Any) -> Rule:
+        return make_rule(Recipe(federation=FederationSettings(**keys)), 3)
 
-    assert type(made()) is type(made(pruning=1.0)) is HetLora
-    rule = made(pruning=0.5, pruning_penalty=0.25)
-    assert type(rule) is PruningHetLora
-    assert rule.receive(SENT, None).penalty == Penalty(0.25, 2)
-    assert (rule.mixed_ranks, rule.keeps_pair, rule.uniform) == (True, False, True)
+    assert made(rule="hetlora") is HETLORA
+    rule = made(rule="hetlora_pruning", options={"hetlora_pruning": PruningKeys(gamma=0.5, penalty=0.25)})
+    assert rule.device.receive(SENT, None).penalty == Penalty(0.25, 2)
+    traits = rule.traits
+    assert (traits.mixed_ranks, traits.supports_server_optimizer, traits.uniform) == (True, False, True)
+    by_default = made(rule="hetlora_pruning").device.receive(random_update(1, rank=100), None)
+    assert by_default.penalty == Penalty(0.01, 99)
 
 
 # The device's decision
@@ -79,10 +82,11 @@ def test_a_recipe_asks_for_it_below_one() -> None:
 )
 def test_what_is_kept_is_gamma_r_rounded_down_and_never_nothing(gamma: float, rank: int, kept: int) -> None:
     sent = random_update(1, rank=rank)
-    task = pruning(gamma).receive(sent, None)
-    assert task.update is sent
-    assert task.penalty == Penalty(0.01, kept)
-    reply, memory = pruning(gamma).send(task, with_tail(sent, 0.5, kept), None)
+    device = pruning(gamma).device
+    job = device.receive(sent, None)
+    assert job.update is sent
+    assert job.penalty == Penalty(0.01, kept)
+    reply, memory = device.send(job, with_tail(sent, 0.5, kept), None)
     assert (rank_of(reply), memory) == (kept, None)
 
 
@@ -94,137 +98,145 @@ def test_the_tail_is_its_formula(first: int) -> None:
 @pytest.mark.parametrize(("factor", "rank"), [(0.0, 2), (0.999, 2), (1.0, 4), (1.001, 4), (7.0, 4)])
 def test_only_a_tail_that_has_shrunk_is_given_up(factor: float, rank: int) -> None:
     trained = with_tail(SENT, factor, 2)
-    reply, _ = pruning().send(Task(SENT), trained, None)
+    reply, _ = pruning().device.send(Job(SENT), trained, None)
     assert rank_of(reply) == rank
     for name, pair in reply.factors.items():
         assert torch.equal(pair.a, trained.factors[name].a[:rank])
         assert torch.equal(pair.b, trained.factors[name].b[:, :rank])
         assert pair.scale == SCALE
-    assert reply.head is trained.head
-    assert reply.metrics == (trained.metrics if rank == RANK else {**trained.metrics, "pruned": 1})
+    assert reply.groups["head"] is trained.groups["head"]
+    assert reply.facts == (trained.facts if rank == RANK else {**trained.facts, "pruned": True})
 
 
 def test_modules_decide_together() -> None:
     """One module's tail shrinks by more than the other's grows, or by less: the common rank falls, or stays."""
     first, second = SENT.factors
-    sizes = {name: slow_tail(Update({name: pair}, {}), 2) for name, pair in SENT.factors.items()}
+    sizes = {name: slow_tail(update_of({name: pair}), 2) for name, pair in SENT.factors.items()}
     for falls, rank in ((0.9, 2), (0.1, 4)):
         growth = 1 + 0.5 * sizes[first] / sizes[second]  # grows by half of what the first has
         factors = {
             first: with_tail(SENT, 1 - falls, 2).factors[first],
             second: with_tail(SENT, growth, 2).factors[second],
         }
-        assert rank_of(pruning().send(Task(SENT), Update(factors, SENT.head), None)[0]) == rank
+        trained = SENT.with_factors(factors)
+        assert rank_of(pruning().device.send(Job(SENT), trained, None)[0]) == rank
 
 
 # The server
 
 
 def test_a_reply_is_held_to_what_was_sent_or_to_that_without_its_tail() -> None:
-    rule = pruning()
+    forms = pruning().server.reply_forms(SENT)
     for rank in range(1, 6):
-        came = random_update(5, rank=rank, scale=SCALE)
+        reply = random_update(5, rank=rank, scale=SCALE)
         if rank in (2, 4):
-            check_same_form(came, rule.expected(SENT, came))
+            check_form(reply, forms)
         else:
-            with pytest.raises(UpdateRefused, match="wanted A"):
-                check_same_form(came, rule.expected(SENT, came))
+            with pytest.raises(UpdateRefused, match="wanted"):
+                check_form(reply, forms)
     name, pair = next(iter(SENT.factors.items()))
     for odd in (replace(pair, a=torch.tensor(1.0)), replace(pair, a=pair.a[:2]), replace(pair, b=pair.b[:, :2])):
-        mixed = replace(SENT, factors={**SENT.factors, name: odd})
         with pytest.raises(UpdateRefused, match=name):
-            check_same_form(mixed, rule.expected(SENT, mixed))
-    beside = replace(SENT, extra={"more": torch.zeros(1)})
-    with pytest.raises(UpdateRefused, match="extra"):
-        check_same_form(beside, rule.expected(SENT, beside))
+            check_form(SENT.with_factors({**SENT.factors, name: odd}), forms)
+    with pytest.raises(UpdateRefused, match=r"unknown \['extra.more'\]"):
+        check_form(SENT.with_groups({"extra": {"more": torch.zeros(1)}}), forms)
 
 
-def reply_of(rule: PruningHetLora, device: int, factor: float, rank: int = RANK) -> Update:
+def test_the_largest_form_is_the_first() -> None:
+    """The first form bounds the packet and completes a reply."""
+    sizes = [sum(t.numel() for t in named_tensors(form).values()) for form in pruning().server.reply_forms(SENT)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == sum(tensor.numel() for tensor in named_tensors(SENT).values())
+
+
+def reply_of(rule: Rule, device: int, factor: float, rank: int = RANK) -> Update:
     """What the server reads of ``device``, whose tail grew or shrank; over the air."""
     sent = random_update(device, rank=rank, scale=SCALE)
-    reply, _ = rule.send(Task(sent), with_tail(sent, factor, math.floor(0.5 * rank)), None)
-    codec = SafetensorsCodec()
-    return replace(codec.decode(codec.encode(reply)), origin=Origin(device, 1))
+    reply, _ = rule.device.send(Job(sent), with_tail(sent, factor, math.floor(0.5 * rank)), None)
+    return replace(PlainCodec().decode(packed(reply), sent), origin=Origin(device, 1))
 
 
 def test_the_server_pads_what_is_pruned_and_sends_the_new_rank_from_then_on() -> None:
-    rule = pruning()
-    state = rule.init(SENT)
+    rule, server = pruning(), pruning().server
+    state = server.init(SENT)
     replies = [reply_of(rule, 0, 2.0), reply_of(rule, 1, 0.5)]
     assert [rank_of(reply) for reply in replies] == [4, 2]
-    after = rule.apply(state, iter(replies))
+    after = server.apply(state, iter(replies))
     assert after.numbers == {"rank 1": 2}
-    assert same_bits(after.adapter, HetLora().apply(SENT, iter(replies)))
-    assert [rank_of(rule.dispatch(after, device, AdapterSize(4, SCALE), 0)) for device in range(3)] == [4, 2, 4]
-    assert rank_of(rule.dispatch(after, 1, AdapterSize(1, SCALE), 0)) == 1, "a plan may ask for less"
-    again = rule.apply(after, iter([reply_of(rule, 1, 0.5, rank=2), reply_of(rule, 0, 2.0)]))
+    assert same_bits(after.adapter, HETLORA.server.apply(ServerState(SENT), replies).adapter)
+    assert [rank_of(server.dispatch(after, device, AdapterSize(4, SCALE), 0)) for device in range(3)] == [4, 2, 4]
+    assert rank_of(server.dispatch(after, 1, AdapterSize(1, SCALE), 0)) == 1, "a plan may ask for less"
+    again = server.apply(after, iter([reply_of(rule, 1, 0.5, rank=2), reply_of(rule, 0, 2.0)]))
     assert again.numbers == {"rank 1": 1}
     assert state.numbers == {}
-    assert rule.apply(again, iter([])) is again
-    for name, pair in rule.dispatch(after, 1, AdapterSize(4, SCALE), 0).factors.items():
+    assert server.apply(again, iter([])) is again
+    for name, pair in server.dispatch(after, 1, AdapterSize(4, SCALE), 0).factors.items():
         assert torch.equal(pair.a, after.adapter.factors[name].a[:2])
         assert torch.equal(pair.b, after.adapter.factors[name].b[:, :2])
 
 
 def test_less_rank_for_one_round_is_no_pruning() -> None:
-    """A plan gives a device 2 of 4 in a poor round. What comes back has that rank, and it may have 4 in the next."""
-    rule = pruning()
-    after = rule.apply(rule.init(SENT), iter([reply_of(rule, 0, 2.0, rank=2)]))
+    """A plan gives a device 2 of 4 in a poor round. The reply has that rank, and it may have 4 in the next."""
+    rule, server = pruning(), pruning().server
+    after = server.apply(server.init(SENT), iter([reply_of(rule, 0, 2.0, rank=2)]))
     assert after.numbers == {}
-    assert rank_of(rule.dispatch(after, 0, AdapterSize(4, SCALE), 0)) == 4
+    assert rank_of(server.dispatch(after, 0, AdapterSize(4, SCALE), 0)) == 4
 
 
 def test_resizing_leaves_the_ranks_of_devices() -> None:
-    rule = pruning()
+    server = pruning().server
     state = ServerState(SENT, numbers={"rank 1": 2})
     for rank in (2, 6):
         size = AdapterSize(rank, 0.7)
-        resized = rule.resize(state, size, seed=5)
+        resized = server.resize(state, size, 5)
         assert same_bits(resized.adapter, resize_update(SENT, size, seed=5))
         assert resized.numbers == state.numbers
 
 
 # Whole federations
 
-STRONG = {"pruning": 0.5, "pruning_penalty": 20.0}
+STRONG = PruningKeys(gamma=0.5, penalty=20.0)
+FREE = PruningKeys(gamma=0.5, penalty=0.0)
 RANKS = (1, 2, 4, 4)
 
 
-def federation(folder: Path, **keys: Any) -> Simulation:
-    settings = {"rule": "hetlora", "rounds": 5, "devices": 4, "devices_per_round": 3, "ranks": RANKS, **keys}
+def federation(folder: Path, pruned: PruningKeys | None, **keys: Any) -> Experiment:
+    """Four devices under HetLoRA, with pruning or without."""
+    rule = "hetlora" if pruned is None else "hetlora_pruning"
+    own = {} if pruned is None else {rule: pruned}
+    settings = {"rule": rule, "options": own, "rounds": 5, "devices": 4, "devices_per_round": 3, "ranks": RANKS, **keys}
     training = {"local_epochs": 2, "learning_rate": 0.02}
-    made = tiny_simulation(tiny_recipe(folder, adapter={"rank": 4}, federation=settings, training=training), None)
-    return made
+    return tiny_experiment(tiny_recipe(folder, adapter={"rank": 4}, federation=settings, training=training), None)
 
 
 def cut(state: Update, rank: int) -> Update:
     factors = {n: Factors(p.a[:rank].clone(), p.b[:, :rank].clone(), p.scale) for n, p in state.factors.items()}
-    return replace(state, factors=factors)
+    return state.with_factors(factors)
 
 
-def slow_round(made: Simulation, state: Update, ranks: dict[int, int], devices: list[int], number: int) -> dict[str, Tensor]:
-    """One round by the formulas, with the real client; ``ranks`` change in place."""
+def slow_round(made: Experiment, state: Update, ranks: dict[int, int], devices: list[int], number: int) -> dict[str, Tensor]:
+    """One round by the formulas, with the real trainer; ``ranks`` change in place."""
     total, sums = 0.0, {name: torch.zeros_like(tensor).double() for name, tensor in named_tensors(state).items()}
     for device in devices:
         sent, first = cut(state, ranks[device]), max(1, ranks[device] // 2)
-        task = Task(sent, penalty=Penalty(STRONG["pruning_penalty"], first))
-        trained = made.client.train(task, made.train, made.parts[device], number, device)
+        job = Job(sent, penalty=Penalty(STRONG.penalty, first))
+        trained = made.trainer.train(job, made.parts.train, made.parts.held[device], number, device)
         if slow_tail(trained, first) < slow_tail(sent, first):
             trained, ranks[device] = cut(trained, first), first
         blocks = [pair.scale * pair.b.double() @ pair.a.double() for pair in trained.factors.values()]
         norm = math.sqrt(sum(float((block**2).sum()) for block in blocks))
         total += norm
         for name, pair in trained.factors.items():
-            sums[f"{name} A"][: ranks[device]] += norm * pair.a
-            sums[f"{name} B"][:, : ranks[device]] += norm * pair.b
-        for name, tensor in trained.head.items():
-            sums[f"head {name}"] += norm * tensor
+            sums[f"lora_A.{name}"][: ranks[device]] += norm * pair.a
+            sums[f"lora_B.{name}"][:, : ranks[device]] += norm * pair.b
+        for name, tensor in trained.groups["head"].items():
+            sums[f"head.{name}"] += norm * tensor
     return {name: tensor / total for name, tensor in sums.items()}
 
 
 def test_a_federation_is_its_slow_twin(tiny_bert: Path) -> None:
-    results = list(run(federation(tiny_bert, **STRONG)))
-    twin, ranks, history = federation(tiny_bert), dict(enumerate(RANKS)), [list(RANKS)]
+    results = list(federation(tiny_bert, STRONG).run())
+    twin, ranks, history = federation(tiny_bert, None), dict(enumerate(RANKS)), [list(RANKS)]
     for before, after in pairwise(results):
         assert after.record.refused == 0
         number, devices = after.record.round, [device.device for device in after.devices]
@@ -234,7 +246,7 @@ def test_a_federation_is_its_slow_twin(tiny_bert: Path) -> None:
             torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
         known = {f"rank {device}": rank for device, rank in ranks.items() if rank < RANKS[device]}
         assert after.state.numbers == known
-        # A rank is 4 modules' d + k = 64 numbers of four bytes, both ways; metrics are the rest that packets differ by.
+        # A rank is 4 modules' d + k = 64 numbers of four bytes, both ways; facts are the rest that packets differ by.
         for device, rank in zip(after.devices, sent, strict=True):
             widest = after.devices[-1]
             assert abs(device.downlink_bytes - widest.downlink_bytes - (rank - sent[-1]) * 4 * 64 * 4) < 64
@@ -248,16 +260,16 @@ def test_a_federation_is_its_slow_twin(tiny_bert: Path) -> None:
 
 def test_a_refused_reply_prunes_nothing(tiny_bert: Path) -> None:
     """Device 3's tail is set to nothing in each round, its head to infinity: what it sends is pruned, and does not count."""
-    made = federation(tiny_bert, pruning=0.5, pruning_penalty=0.0, devices_per_round=4)
+    made = federation(tiny_bert, FREE, devices_per_round=4)
 
     def spoil(number: int, device: int, update: Update) -> Update:
         if device != 3:
             return update
-        head = {name: tensor + math.inf for name, tensor in update.head.items()}
-        return replace(with_tail(update, 0.0, 2), head=head)
+        head = {name: tensor + math.inf for name, tensor in update.groups["head"].items()}
+        return with_tail(update, 0.0, 2).with_groups({"head": head})
 
     change_training(made, spoil)
-    results = list(islice(run(made), 4))
+    results = list(islice(made.run(), 4))
     for result in results[1:]:
         mine, other = result.devices[3], result.devices[2]
         assert mine.refused is not None
@@ -270,7 +282,7 @@ def test_a_refused_reply_prunes_nothing(tiny_bert: Path) -> None:
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_reply_of_another_rank_is_refused_and_the_round_goes_on(rank: int, tiny_bert: Path) -> None:
-    made = federation(tiny_bert, pruning=0.5, pruning_penalty=0.0, devices_per_round=4)
+    made = federation(tiny_bert, FREE, devices_per_round=4)
 
     def spoil(number: int, device: int, update: Update) -> Update:
         if device != 3:
@@ -278,10 +290,11 @@ def test_a_reply_of_another_rank_is_refused_and_the_round_goes_on(rank: int, tin
         return cut(with_tail(update, 3.0, 2), rank)  # the tail grows, so that the rule itself does not prune
 
     change_training(made, spoil)
-    first = list(islice(run(made), 2))[-1]
+    first = list(islice(made.run(), 2))[-1]
     assert [device.refused is not None for device in first.devices] == [False, False, False, True]
-    assert "wanted A" in (first.devices[3].refused or "")
-    without = federation(tiny_bert, pruning=0.5, pruning_penalty=0.0, devices_per_round=4)
+    assert f"got ({rank}, 32)" in (first.devices[3].refused or "")
+    assert "wanted (4, 32)" in (first.devices[3].refused or "")
+    without = federation(tiny_bert, FREE, devices_per_round=4)
 
     def refuse(number: int, device: int, update: Update) -> Update:
         if device == 3:
@@ -289,7 +302,7 @@ def test_a_reply_of_another_rank_is_refused_and_the_round_goes_on(rank: int, tin
         return update
 
     change_training(without, refuse)
-    assert same_state(first.state, list(islice(run(without), 2))[-1].state)
+    assert same_state(first.state, list(islice(without.run(), 2))[-1].state)
 
 
 def same_state(left: ServerState, right: ServerState) -> bool:
@@ -299,28 +312,28 @@ def same_state(left: ServerState, right: ServerState) -> bool:
 def test_without_penalty_and_where_nothing_shrinks_it_is_hetlora_to_the_bit(tiny_bert: Path) -> None:
     """γ = 0.99 at rank 1 has no tail; and in round 1, where B starts at zero, no tail can shrink at any rank."""
     for ranks, rounds in (((1, 1, 1, 1), 5), (RANKS, 1)):
-        mine = list(run(federation(tiny_bert, pruning=0.99, pruning_penalty=0.0, ranks=ranks, rounds=rounds)))
-        other = list(run(federation(tiny_bert, ranks=ranks, rounds=rounds)))
+        mine = list(federation(tiny_bert, PruningKeys(0.99, 0.0), ranks=ranks, rounds=rounds).run())
+        other = list(federation(tiny_bert, None, ranks=ranks, rounds=rounds).run())
         for left, right in zip(mine, other, strict=True):
             assert left.state.numbers == {}
-            assert same_bits(left.state.adapter, right.state)
-            assert left.record.test_loss == right.record.test_loss
+            assert same_bits(left.state.adapter, right.state.adapter)
+            assert left.record.metrics == right.record.metrics
             assert left.record.uplink_bytes == right.record.uplink_bytes
         assert not same_bits(mine[0].state.adapter, mine[-1].state.adapter)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tiny_bert: Path, tmp_path: Path) -> None:
-    whole = list(run(federation(tiny_bert, **STRONG)))
+    whole = list(federation(tiny_bert, STRONG).run())
     for rounds in (2, 3, 4):
         checkpoints = Checkpoints(tmp_path / str(rounds))
-        for result in islice(run(federation(tiny_bert, **STRONG)), rounds):
+        for result in islice(federation(tiny_bert, STRONG).run(), rounds):
             checkpoints.save(result)
         last = checkpoints.latest()
         assert last is not None
-        rest: list[RoundResult] = list(run(federation(tiny_bert, **STRONG), last=last))
+        rest: list[RoundResult] = list(federation(tiny_bert, STRONG).run(last))
         assert len(rest) == 6 - rounds
         for mine, other in zip(rest, whole[rounds:], strict=True):
             assert same_state(mine.state, other.state)
-            assert mine.record.test_loss == other.record.test_loss
+            assert mine.record.metrics == other.record.metrics
             assert mine.record.downlink_bytes == other.record.downlink_bytes
     assert whole[2].state.numbers != whole[-1].state.numbers, "ranks that fall after the kill as well"

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfit.aggregation import low_rank
 from fedfit.aggregation.low_rank import nearest_factors, product_factors
-from fedfit.records import AdapterSize, Factors
+from fedfit.core.update import AdapterSize, Factors
 
 # (d, n, k): n below both, between them on either side, equal to one, and above both.
 SHAPES = [(20, 12, 30), (30, 12, 20), (20, 25, 30), (30, 25, 20), (20, 20, 30), (30, 20, 20), (20, 40, 30), (30, 40, 20)]

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from fedfit.aggregation.low_rank import nearest_factors
 from fedfit.aggregation.resize import resize_factors, resize_update
-from fedfit.records import AdapterSize, Factors
+from fedfit.core.update import AdapterSize, Factors
 from fedfit.settings import AdapterSettings
 from tests.builders import random_update, same_bits
 
@@ -189,8 +188,8 @@ def test_an_update_is_resized_module_by_module_and_its_head_stays(size: AdapterS
     update = random_update(weight=5.0)
     resized = resize_update(update, size, seed=7)
     assert same_bits(resized, resize_update(random_update(weight=5.0), size, seed=7))
-    assert resized.head is update.head
-    assert (resized.weight, resized.metrics) == (update.weight, update.metrics)
+    assert resized.groups["head"] is update.groups["head"]
+    assert (resized.weight, resized.facts) == (update.weight, update.facts)
     for name, factors in update.factors.items():
         assert AdapterSize(len(resized.factors[name].a), resized.factors[name].scale) == size
         assert distance(product(resized.factors[name]), dense_truncation(product(factors), size.rank)) < 1e-6
@@ -207,7 +206,7 @@ def test_fresh_rows_differ_between_modules_and_seeds() -> None:
 def test_an_update_of_that_size_is_returned_as_it_is() -> None:
     update = random_update()
     assert resize_update(update, AdapterSize(2, 2.0), seed=7) is update
-    mixed = replace(update, factors={**update.factors, "layer.0.query": pair(3)})
+    mixed = update.with_factors({**update.factors, "layer.0.query": pair(3)})
     assert {len(factors.a) for factors in resize_update(mixed, AdapterSize(2, 2.0), seed=7).factors.values()} == {2}
 
 

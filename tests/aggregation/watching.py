@@ -1,75 +1,119 @@
-"""The real client and the real codec, with a hand on what passes through them."""
+"""The real trainer, link and codec, with a hand on what passes through them."""
 
 import gc
+import json
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.torch import load, save
 from torch import Tensor
 
-from fedfit.aggregation.base import named_tensors
-from fedfit.codecs.safetensors import SafetensorsCodec
-from fedfit.records import PARTS, Order, Packet, Reply, Task, Update
-from fedfit.rounds.client import Client
+from fedfit.codecs.plain import PlainCodec
+from fedfit.core.messages import Order, Packet, Reply
+from fedfit.core.update import Job, Memory, Update, named_tensors
+from fedfit.data.tokenize import Samples
+from fedfit.experiment.build import Experiment, assemble
 from fedfit.rounds.link import Link
-from fedfit.simulation.run import Simulation, run
+from fedfit.rounds.trainer import Trainer
 from fedfit.tracking.checkpoint import Checkpoints
-from tests.builders import random_update
+from fedfit.tracking.memories import DeviceMemories
+from tests.builders import link_of, random_update
 
 Change = Callable[[int, int, Update], Update]
 """Of round, device, and what the device trained."""
 
 
-class _Changed(Client):
-    change: Change
+def change_training(made: Experiment, change: Change) -> None:
+    """What every device of ``made`` trains goes through ``change`` before the rule sees it; a later call replaces this one."""
 
-    def train(self, task: Task, samples: Any, indices: Any, round_number: int, device: int, parts: Any = PARTS) -> Update:
-        return self.change(round_number, device, super().train(task, samples, indices, round_number, device, parts))
+    def train(
+        job: Job, samples: Samples, indices: np.ndarray, round_number: int, device: int, groups: frozenset[str] | None = None
+    ) -> Update:
+        update = Trainer.train(made.trainer, job, samples, indices, round_number, device, groups)
+        return change(round_number, device, update)
 
-
-def change_training(made: Simulation, change: Change) -> None:
-    """What every device of ``made`` trains goes through ``change`` before the rule sees it."""
-    client = _Changed(made.model, made.trunk, made.recipe.training, made.recipe.seed, made.recipe.federation.rounds)
-    client.change = change
-    made.client = client
+    made.trainer.train = train  # type: ignore[method-assign]
 
 
-class Recording(SafetensorsCodec):
+def uploads_of(made: Experiment, change: Change = lambda number, device, update: update) -> list[Update]:
+    """What devices train from now on, after ``change``, in the order in which they train it; the list grows."""
+    found: list[Update] = []
+
+    def keep(number: int, device: int, update: Update) -> Update:
+        found.append(change(number, device, update))
+        return found[-1]
+
+    change_training(made, keep)
+    return found
+
+
+class Recording(PlainCodec):
     """Keeps every packet that it encoded."""
 
     def __init__(self) -> None:
         self.packets: list[Packet] = []
 
-    def encode(self, update: Update, parts: frozenset[str] = PARTS) -> Packet:
-        self.packets.append(super().encode(update, parts))
-        return self.packets[-1]
+    def encode(
+        self, update: Update, reference: Update | None = None, seed: int = 0, state: Memory | None = None
+    ) -> tuple[Packet, Memory | None]:
+        packet, state = super().encode(update, reference, seed, state)
+        self.packets.append(packet)
+        return packet, state
 
 
-def run_and_save(made: Simulation, checkpoints: Checkpoints) -> None:
-    """As far as it comes."""
-    for result in run(made):
+def record(made: Experiment) -> Recording:
+    """One recording codec for both directions of ``made``: the packets of its next rounds, down, up, down, up, …"""
+    codec = Recording()
+    made.federation = replace(made.federation, uplink=codec, downlink=codec)
+    made.devices = link_of(made)
+    made.federation = replace(made.federation, link=made.devices)
+    return codec
+
+
+def with_memories(made: Experiment, folder: Path | None) -> Experiment:
+    """The same federation, whose devices keep their memories in ``folder``."""
+    return assemble(replace(made.parts, memories=DeviceMemories(folder)))
+
+
+def run_and_save(made: Experiment, checkpoints: Checkpoints) -> None:
+    """Runs ``made`` as far as it gets, and saves every round."""
+    for result in made.run():
         checkpoints.save(result)
 
 
 @dataclass(frozen=True)
 class Spoiled:
-    """A link that changes what travels beside the head in the reply of device 1."""
+    """A link that changes the tensors beside the head in the packet of device 1, by their names in its file."""
 
     link: Link
     spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    base: Update
 
-    def exchange(self, orders: Iterable[Order]) -> Iterator[Reply]:
-        codec = SafetensorsCodec()
-        for reply in self.link.exchange(orders):
+    def exchange(self, orders: Iterable[Order], deadline_s: float | None = None) -> Iterator[Reply]:
+        for reply in self.link.exchange(orders, deadline_s):
             assert reply.packet is not None
-            update = codec.decode(reply.packet, self.base)
-            packet = codec.encode(replace(update, extra=self.spoil(dict(update.extra))), frozenset({"head"}))
-            yield replace(reply, packet=packet) if reply.device == 1 else reply
+            if reply.device == 1:
+                reply = replace(reply, packet=Packet(self._changed(reply.packet.payload)))
+            yield reply
+
+    def _changed(self, payload: bytes) -> bytes:
+        tensors = load(payload)
+        head = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
+        beside = {name: tensor for name, tensor in tensors.items() if name not in head}
+        return save({**head, **self.spoil(beside)}, metadata=metadata_of(payload))
 
 
-def most_alive(consume: Callable[[Iterator[Update]], Any]) -> int:
+def metadata_of(payload: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    size = int.from_bytes(payload[:8], "little")
+    found: dict[str, str] = json.loads(payload[8 : 8 + size])["__metadata__"]
+    return found
+
+
+def most_alive(consume: Callable[[Iterator[Update]], Any], make: Callable[[int], Update] = random_update) -> int:
     """The most tensors of earlier updates that are still there when ``consume`` asks for the next of four."""
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
@@ -79,7 +123,7 @@ def most_alive(consume: Callable[[Iterator[Update]], Any]) -> int:
         for seed in range(4):
             gc.collect()
             most = max(most, len(alive))
-            update = random_update(seed)
+            update = make(seed)
             alive.update(named_tensors(update).values())
             yield update
             del update

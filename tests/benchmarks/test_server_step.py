@@ -12,9 +12,9 @@ from benchmarks.server_step import SHARING, loads, main
 from benchmarks.truncation import compare, dense_step, fleets
 
 from benchmarks import truncation
-from fedfit.aggregation.base import Rule
-from fedfit.aggregation.rules import RULES
-from fedfit.records import Factors, Update
+from fedfit.aggregation.contract import Rule
+from fedfit.aggregation.table import RULES
+from fedfit.core.update import Factors, Update
 
 
 def tiny(rule: str, mixed: bool = False, number: int = 2) -> Load:

@@ -22,7 +22,7 @@ def _rows(*rows: tuple[str, str], header: str = "text,label") -> Write:
 
 
 CASES: dict[str, tuple[str, Write, list[str], list[str]]] = {
-    "missing": ("train", lambda path: None, [], ["data.train = '{file}': there is no such file; paths count from where"]),
+    "missing": ("train", lambda path: None, [], ["data.train = '{file}': no such file; relative paths start at"]),
     "empty": ("train", lambda path: path.write_bytes(b""), [], ["{file} is empty: it must hold at least one sample"]),
     "a header alone": ("test", _rows(), [], ["{file} has no rows: it must hold at least one sample"]),
     "wrong column": (
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, Write, list[str], list[str]]] = {
         [],
         ["{file} is separated by semicolons, and csv by commas: save it as csv, for example with pandas.read_csv("],
     ),
-    "validation": ("validation", lambda path: None, [], ["data.validation = '{file}': there is no such file"]),
+    "validation": ("validation", lambda path: None, [], ["data.validation = '{file}': no such file"]),
     "not UTF-8": (
         "train",
         lambda path: path.write_bytes(b"text,label\ncaf\xe9,art\n"),

@@ -1,8 +1,13 @@
-"""What the run folder says of the devices."""
+"""From a recipe to the parts that run: the facts of the run folder, the resolved recipe, the rows set apart."""
 
 from pathlib import Path
 
-from fedfit.experiment.build import build
+import numpy as np
+
+from fedfit.aggregation.rules.krum import KrumKeys
+from fedfit.aggregation.rules.slora import SloraKeys
+from fedfit.experiment.build import build, resolve, set_apart
+from fedfit.experiment.load import parse_recipe, to_toml
 from fedfit.settings import DataSettings, FederationSettings, ModelSettings, PartitionSettings, Recipe
 
 
@@ -20,7 +25,37 @@ def test_by_column_says_which_values_are_behind_each_device(tiny_bert: Path, tmp
         federation=FederationSettings(devices=2, devices_per_round=2),
     )
     experiment = build(recipe)
-    behind = experiment.partition["devices"]
+    behind = experiment.facts["devices"]
     assert sorted(behind) == [["a", "c"], ["b"]]
-    sizes = [len(part) for part in experiment.simulation.parts]
+    sizes = [len(part) for part in experiment.parts.held]
     assert sizes == [4 if sites == ["a", "c"] else 2 for sites in behind]
+    assert experiment.federation.samples == sizes
+    assert experiment.label_names == ("x", "y")
+    assert experiment.facts["labels"] == ["x", "y"]
+    assert [sum(counts) for counts in experiment.facts["counts"]] == sizes
+
+
+def test_a_resolved_recipe_has_the_keys_of_its_rule_and_of_no_other() -> None:
+    """Written out, it means the same should a default change."""
+    slora = resolve(parse_recipe("", ["federation.rule=slora"]))
+    assert slora.federation.options == {"slora": SloraKeys(sparse_rounds=2, density=None)}
+    assert parse_recipe(to_toml(slora)) == slora
+    given = resolve(parse_recipe("", ["federation.rule=krum", "federation.krum.byzantine=0"]))
+    assert given.federation.options == {"krum": KrumKeys(0)}
+    assert resolve(Recipe()).federation.options == {}
+
+
+def test_a_device_sets_a_share_apart_and_keeps_a_sample_to_train_on() -> None:
+    """Of 10 rows a quarter is 2.5, to the even number; of 1 nothing; of none nothing. No row is in both, none is lost."""
+    held = [np.arange(10), np.array([12]), np.empty(0, dtype=np.int64), np.arange(20, 24)]
+    train, tests = set_apart(held, 0.25, seed=3)
+    assert [len(rows) for rows in tests] == [2, 0, 0, 1]
+    for whole, left, right in zip(held, train, tests, strict=True):
+        assert sorted([*left, *right]) == whole.tolist()
+        assert left.tolist() == sorted(left)
+        assert right.tolist() == sorted(right)
+    again, other = set_apart(held, 0.25, seed=3)[1], set_apart(held, 0.25, seed=4)[1]
+    assert all(np.array_equal(one, two) for one, two in zip(tests, again, strict=True))
+    assert any(not np.array_equal(one, two) for one, two in zip(tests, other, strict=True))
+    assert [len(rows) for rows in set_apart(held, 0.0, seed=3)[1]] == [0, 0, 0, 0]
+    assert [len(rows) for rows in set_apart(held, 0.9, seed=3)[0]] == [1, 1, 0, 1]

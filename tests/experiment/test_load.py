@@ -1,6 +1,7 @@
 """From TOML and the command line to a recipe: known keys, right types, every fault at once."""
 
 import math
+import re
 import tomllib
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
@@ -12,8 +13,11 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfit.aggregation.rules.krum import KrumKeys
+from fedfit.aggregation.table import RULES
 from fedfit.errors import RecipeError
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
+from fedfit.experiment.moved import MOVED
 from fedfit.settings import AdapterSettings, DataSettings, Recipe, TrainingSettings
 
 
@@ -58,6 +62,9 @@ def test_a_fault_is_told_once() -> None:
     assert list(faults("[federation]\ndevices = 'ten'\ndevices_per_round = 10\n")) == ["federation.devices"]
 
 
+FLASC_OR_SLORA = "did you mean federation.flasc.upload_density or federation.slora.density?"
+
+
 @pytest.mark.parametrize(
     ("text", "key", "hint"),
     [
@@ -66,15 +73,77 @@ def test_a_fault_is_told_once() -> None:
         ("[adaptor]\nrank = 3", "adaptor", "did you mean adapter?"),
         ("rounds = 3", "rounds", "did you mean federation.rounds?"),
         ("[training]\nrank = 3", "training.rank", "did you mean adapter.rank?"),
-        ("[federation]\nseed = 3", "federation.seed", "did you mean federation.suspected or seed or fleet.seed?"),
+        ("[federation]\nseed = 3", "federation.seed", "did you mean seed or fleet.seed?"),
         ("[data]\ncolumn = 3", "data.column", "did you mean data.columns or partition.column?"),
         ("[training]\nalpha = 3", "training.alpha", "did you mean partition.alpha or adapter.alpha?"),
         ("learning_rat = 3", "learning_rat", "did you mean training.learning_rate?"),
         ("[model]\nqqq = 3", "model.qqq", "known here: name"),
+        ("[federation]\ngamma = 0.9", "federation.gamma", "did you mean federation.hetlora_pruning.gamma?"),
+        ("[federation.flasc]\ndensity = 0.9", "federation.flasc.density", FLASC_OR_SLORA),
+        ("[federation.krum]\nbyzantin = 2", "federation.krum.byzantin", "did you mean federation.krum.byzantine?"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(text: str, key: str, hint: str) -> None:
     assert faults(text)[key][1] == f"unknown key; {hint}"
+
+
+def names_of(word: str) -> list[str]:
+    """The dotted keys in a remedy."""
+    return re.findall(r"(?:federation|training)\.[a-z_.]*[a-z_]", word)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "value", "new"),
+    [
+        ("federation.robust", "'median'", "median", ["federation.rule"]),
+        ("federation.trim", "0.2", 0.2, ["federation.trimmed_mean.trim"]),
+        ("federation.suspected", "2", 2, ["federation.krum.byzantine"]),
+        ("federation.norm_bound", "1.5", 1.5, ["federation.norm_bound.bound"]),
+        ("federation.sketch", "'shared'", "shared", ["federation.fslora.sketch"]),
+        ("federation.sketch_ratios", "[0.5, 1, 1]", [0.5, 1, 1], ["federation.rank_shares"]),
+        ("federation.pruning", "0.9", 0.9, ["federation.rule", "federation.hetlora_pruning.gamma"]),
+        ("federation.pruning_penalty", "0.1", 0.1, ["federation.hetlora_pruning.penalty"]),
+        ("federation.download_density", "0.5", 0.5, ["federation.flasc.download_density"]),
+        ("federation.upload_density", "0.5", 0.5, ["federation.flasc.upload_density"]),
+        ("federation.sparse_rounds", "3", 3, ["federation.slora.sparse_rounds"]),
+        ("federation.sparse_density", "0.5", 0.5, ["federation.slora.density"]),
+        ("training.scaffold", "true", True, ["federation.rule"]),
+    ],
+)
+def test_a_key_that_has_moved_names_its_new_place(key: str, written: str, value: object, new: list[str]) -> None:
+    section, name = key.split(".")
+    for found in (faults(f"[{section}]\n{name} = {written}\n"), faults("", f"{key}={written}")):
+        assert found == {key: (value, f"unknown key; {MOVED[key]}")}
+    assert names_of(MOVED[key]) == new
+
+
+def test_every_moved_key_is_unknown_and_every_new_place_is_a_key() -> None:
+    """The table has no key that a recipe knows, and all that it names can be set: a rule's word and its own keys."""
+    values = {"rule": "'fedavg'", "sketch": "'shared'", "rank_shares": "[0.5, 1.0]", "sparse_rounds": "1", "byzantine": "1"}
+    for old, remedy in MOVED.items():
+        section, name = old.split(".")
+        assert name not in {item.name for item in fields(getattr(Recipe(), section))}
+        for new in names_of(remedy):
+            parse_recipe("", [f"{new}={values.get(new.rpartition('.')[2], '0.5')}"])
+        for word in re.findall(r"federation\.rule to ([a-z_, ]+?)(?: and|, or|$)", remedy):
+            assert all(rule in RULES for rule in re.split(", | or ", word)), word
+
+
+def test_the_keys_of_a_rule_stand_in_a_table_of_its_name() -> None:
+    text = "[federation]\nrule = 'krum'\n[federation.krum]\nbyzantine = 2\n"
+    assert parse_recipe(text).federation.options == {"krum": KrumKeys(2)}
+    assert parse_recipe("", ["federation.krum.byzantine=2"]).federation.options == {"krum": KrumKeys(2)}
+    assert parse_recipe(to_toml(parse_recipe(text))) == parse_recipe(text)
+    assert faults("[federation.krum]\nbyzantine = 'two'") == {"federation.krum.byzantine": ("two", "must be a whole number")}
+    assert faults("[federation]\nkrum = 2") == {
+        "federation.krum": (2, "federation.krum is a section; write [federation.krum] and its keys below")
+    }
+    assert faults("[federation.median]\ntrim = 2") == {
+        "federation.median": ({"trim": 2}, "median has no keys of its own; remove it")
+    }
+    for wrong, near in (("federation.krumm", "krum"), ("flasc", "flasc"), ("training.slora", "slora")):
+        value, remedy = faults(f"[{wrong}]\nx = 2")[wrong]
+        assert (value, remedy) == ({"x": 2}, f"unknown key; did you mean federation.{near}?")
 
 
 @pytest.mark.parametrize(

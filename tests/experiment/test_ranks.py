@@ -4,21 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from fedfit.aggregation.rules import RULES
+from fedfit.aggregation.table import RULES
 from fedfit.errors import RecipeError
 from fedfit.experiment.load import parse_recipe, to_toml
 from fedfit.experiment.validate import validate, validate_offline
 from fedfit.settings import Recipe
 from fedfit.simulation.ranks import device_ranks
-from fedfit.simulation.run import run
-from tests.builders import tiny_recipe, tiny_simulation
+from tests.builders import tiny_experiment, tiny_recipe
 
-MIXED = [name for name, rule in RULES.items() if rule.mixed_ranks]
-SINGLE = [name for name, rule in RULES.items() if not rule.mixed_ranks]
+MIXED = [name for name, entry in RULES.items() if entry.traits().mixed_ranks]
+SINGLE = [name for name in RULES if name not in MIXED]
+NEEDED = {
+    "scaffold": ("training.optimizer=sgd",),
+    "krum": ("federation.krum.byzantine=0",),
+    "norm_bound": ("federation.norm_bound.bound=1.0",),
+}
+"""What else the recipe of a rule must say."""
 
 
 def recipe(*overrides: str, rule: str = "flexlora", rank: int = 8) -> Recipe:
-    return parse_recipe("", [f"federation.rule={rule}", f"adapter.rank={rank}", *overrides])
+    return parse_recipe("", [f"federation.rule={rule}", f"adapter.rank={rank}", *NEEDED.get(rule, ()), *overrides])
 
 
 def remedies(made: Recipe) -> dict[str, list[str]]:
@@ -68,12 +73,12 @@ def test_drawn_ranks_are_whole_numbers_from_1_to_the_global_one(draw: str, reach
 def test_a_draw_is_by_device_and_not_by_round(tiny_bert: Path) -> None:
     """A run sends each device its own rank in every round: fewer numbers down and up for a lower one."""
     ranks = (1, 2, 4)
-    made = tiny_simulation(
+    made = tiny_experiment(
         tiny_recipe(tiny_bert, federation={"rule": "flexlora", "ranks": ranks, "rounds": 2}, adapter={"rank": 4, "alpha": 4.0}),
         None,
     )
-    sizes = {device.device: set[int]() for result in run(made) for device in result.devices}
-    lines = [device for result in run(made) for device in result.devices]
+    sizes = {device.device: set[int]() for result in made.run() for device in result.devices}
+    lines = [device for result in made.run() for device in result.devices]
     for line in lines:
         sizes[line.device].add(line.downlink_bytes)
     # 4 matrices of 32 → 32: a rank more is 4 · (32 + 32) numbers of 4 bytes; headers differ by a few digits.
@@ -135,7 +140,7 @@ def test_a_plan_that_gives_ranks_and_ranks_are_one_too_many(policy: str) -> None
 
 def test_a_fixed_plan_charges_the_ranks_that_are_given(tiny_bert: Path) -> None:
     """Eq. 5 and 4: a device's uplink takes bits ∝ its rank; the common rank is none."""
-    made = tiny_simulation(
+    made = tiny_experiment(
         tiny_recipe(
             tiny_bert,
             federation={"rule": "flexlora", "ranks": (1, 2, 4), "rounds": 1},
@@ -144,7 +149,7 @@ def test_a_fixed_plan_charges_the_ranks_that_are_given(tiny_bert: Path) -> None:
         ),
         None,
     )
-    last = list(run(made))[-1]
+    last = list(made.run())[-1]
     assert last.record.rank is None
     assert [device.rank for device in last.devices] == [1, 2, 4]
     costs = [device.cost for device in last.devices]
@@ -152,7 +157,7 @@ def test_a_fixed_plan_charges_the_ranks_that_are_given(tiny_bert: Path) -> None:
     assert bits == pytest.approx([bits[0], 2 * bits[0], 4 * bits[0]])
 
 
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.fixed_rank])
+@pytest.mark.parametrize("rule", [name for name, entry in RULES.items() if entry.traits().fixed_rank])
 @pytest.mark.parametrize("policy", ["joint", "random_frequency"])
 def test_a_rule_of_a_fixed_rank_takes_no_plan_that_moves_it(rule: str, policy: str) -> None:
     found = remedies(recipe(f"plan.policy={policy}", rule=rule))
@@ -178,8 +183,9 @@ def test_all_faults_at_once(tiny_bert: Path) -> None:
         ("{choice = [0.25]}", [4, 4, 4]),
     ],
 )
-def test_a_sketch_ratio_is_a_share_of_the_global_rank(ratios: str, ranks: list[int]) -> None:
-    made = recipe(f"federation.sketch_ratios={ratios}", rule="fslora", rank=16)
+@pytest.mark.parametrize("rule", MIXED)
+def test_a_share_is_of_the_global_rank(ratios: str, ranks: list[int], rule: str) -> None:
+    made = recipe(f"federation.rank_shares={ratios}", rule=rule, rank=16)
     assert remedies(made) == {}
     assert device_ranks(made) == ranks
     assert parse_recipe(to_toml(made)) == made
@@ -188,25 +194,27 @@ def test_a_sketch_ratio_is_a_share_of_the_global_rank(ratios: str, ranks: list[i
 @pytest.mark.parametrize(
     ("overrides", "remedy"),
     [
-        (("federation.sketch_ratios=[0, 0.5, 1]",), "each must be above 0 and at most 1"),
-        (("federation.sketch_ratios=[0.5, 0.5, 1.5]",), "each must be above 0 and at most 1"),
-        (("federation.sketch_ratios={uniform = [0, 1]}",), "must be above 0"),
-        (("federation.sketch_ratios={choice = [0.5, 2]}",), "must be at most 1"),
-        (("federation.sketch_ratios=[0.5, 1]",), "there are 3 devices"),
-        (("federation.sketch_ratios=[0.5, 1, 1]", "federation.ranks=[1, 2, 3]"), "federation.ranks gives the ranks already"),
-        (("federation.sketch_ratios=[0.5, 1, 1]", "plan.policy=per_device"), "the plan gives the ranks"),
+        (("federation.rank_shares=[0, 0.5, 1]",), "each must be above 0 and at most 1"),
+        (("federation.rank_shares=[0.5, 0.5, 1.5]",), "each must be above 0 and at most 1"),
+        (("federation.rank_shares={uniform = [0, 1]}",), "must be above 0"),
+        (("federation.rank_shares={choice = [0.5, 2]}",), "must be at most 1"),
+        (("federation.rank_shares=[0.5, 1]",), "there are 3 devices"),
+        (("federation.rank_shares=[0.5, 1, 1]", "federation.ranks=[1, 2, 3]"), "federation.ranks gives the ranks already"),
+        (("federation.rank_shares=[0.5, 1, 1]", "plan.policy=per_device"), "the plan gives the ranks"),
     ],
 )
-def test_a_sketch_ratio_that_makes_no_sense_is_told(overrides: tuple[str, ...], remedy: str) -> None:
-    assert any(remedy in said for said in remedies(recipe(*overrides, rule="fslora"))["federation.sketch_ratios"])
+def test_a_share_that_makes_no_sense_is_reported(overrides: tuple[str, ...], remedy: str) -> None:
+    assert any(remedy in said for said in remedies(recipe(*overrides, rule="fslora"))["federation.rank_shares"])
 
 
-def test_other_rules_read_no_sketch_ratio() -> None:
-    found = remedies(recipe("federation.sketch_ratios=[0.5, 1, 1]", rule="hetlora"))["federation.sketch_ratios"]
-    assert any("does not read it" in said for said in found)
+@pytest.mark.parametrize("rule", SINGLE)
+def test_a_rule_of_one_rank_takes_no_shares(rule: str) -> None:
+    assert remedies(recipe("federation.rank_shares=[0.5, 1, 1]", rule=rule)) == {
+        "federation.rank_shares": [f"{rule} averages one rank; choose {', '.join(MIXED)}, or remove it"]
+    }
 
 
-def test_a_plan_of_sketches_charges_them(tiny_bert: Path) -> None:
-    federation = {"rule": "fslora", "sketch_ratios": (0.25, 0.5, 1.0), "rounds": 1}
-    made = tiny_simulation(tiny_recipe(tiny_bert, federation=federation, adapter={"rank": 4}, plan={"policy": "fixed"}), None)
-    assert [device.rank for device in list(run(made))[-1].devices] == [1, 2, 4]
+def test_a_plan_charges_the_shares(tiny_bert: Path) -> None:
+    federation = {"rule": "fslora", "rank_shares": (0.25, 0.5, 1.0), "rounds": 1}
+    made = tiny_experiment(tiny_recipe(tiny_bert, federation=federation, adapter={"rank": 4}, plan={"policy": "fixed"}), None)
+    assert [device.rank for device in list(made.run())[-1].devices] == [1, 2, 4]

@@ -57,8 +57,8 @@ def test_the_default_recipe_is_valid(tiny_models: dict[str, Path]) -> None:
         (
             "federation.rule=fedavgg",
             "fedavgg",
-            "did you mean 'fedavg'? choose one of fedavg, ffa_lora, rolora, hetlora, flexlora, fslora, "
-            "flora, fedex_lora, fedsa_lora, local_only, flasc, slora",
+            "did you mean 'fedavg'? choose one of fedavg, ffa_lora, rolora, hetlora, hetlora_pruning, flexlora, fslora, "
+            "flora, fedex_lora, fedsa_lora, local_only, flasc, slora, scaffold, median, trimmed_mean, krum, norm_bound",
         ),
         ("name=a/b", "a/b", "it names the run folder; give one word or several, without / and line breaks"),
         ("name=''", "", "it names the run folder; give one word or several, without / and line breaks"),

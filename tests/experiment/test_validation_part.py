@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedfit.errors import Fault
-from fedfit.experiment.build import resolve_paths
+from fedfit.experiment.build import resolve
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.validate import validate_offline
 
@@ -40,6 +40,6 @@ def test_a_share_leaves_training_samples(share: str, remedy: str) -> None:
 
 def test_its_path_means_the_same_wherever_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = resolve_paths(parse_recipe("", [*FILES, "data.validation=dev.csv"])).data
+    data = resolve(parse_recipe("", [*FILES, "data.validation=dev.csv"])).data
     assert (data.train, data.validation) == (str(tmp_path / "a.csv"), str(tmp_path / "dev.csv"))
-    assert resolve_paths(parse_recipe("", FILES)).data.validation is None
+    assert resolve(parse_recipe("", FILES)).data.validation is None

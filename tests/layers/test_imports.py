@@ -17,8 +17,9 @@ SOURCE = Path(fedfit.__file__).parent
 LAYERS = {
     "atomic": 0, "errors": 0, "fleet_settings": 0, "hub_access": 0, "randomness": 0, "records": 0, "schema": 0, "settings": 0,
     "units": 0,
+    "core": 0,
     "data": 1, "models": 1, "wireless": 1, "codecs": 1, "aggregation": 1, "reports": 1,
-    "planning": 2, "rounds": 2, "tracking": 2,
+    "adapters": 2, "planning": 2, "rounds": 2, "tasks": 2, "tracking": 2,
     "simulation": 3,
     "experiment": 4,
     "sweeps": 5,
@@ -32,6 +33,8 @@ ROOM_OF_FILE = {
     "cli_reproduce": "cli",
     "cli_sweep": "cli",
     "cli_study": "cli",
+    "cli_use": "cli",
+    "api": "cli",
 }
 
 
@@ -87,17 +90,18 @@ def test_a_file_imports_lower_layers_or_its_own_room(path: Path) -> None:
 
 
 def breaches_of_nobody(path: Path) -> list[str]:
-    """The package itself imports no room."""
-    return [module for module in imported_modules(ast.parse(path.read_text())) if module.startswith("fedfit.")]
+    """The package itself imports no room, but for the API that its ``__getattr__`` hands out."""
+    found = [module for module in imported_modules(ast.parse(path.read_text())) if module.startswith("fedfit.")]
+    return [module for module in found if module != "fedfit.api"]
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "from fedfit.simulation.run import run",
-        "import fedfit.simulation.run",
+        "from fedfit.simulation.clock import FleetClock",
+        "import fedfit.simulation.clock",
         "from fedfit import simulation",
-        "def f():\n    from fedfit.codecs import base",
+        "def f():\n    from fedfit.codecs import plain",
         "if TYPE_CHECKING:\n    from fedfit.cli import app",
     ],
 )
@@ -124,9 +128,8 @@ HEAVY = ("torch", "flwr", "flwr_datasets", "transformers", "peft", "datasets")
         ["recipes"],
         ["recipes", "show", "demo"],
         ["plan", "three-devices"],
-        ["plan", "city", "--policy", "per_device", "--drop-infeasible", "--json"],
+        ["plan", "city", "--policy", "per-device", "--drop-infeasible", "--json"],
         ["compare", "/a", "/b"],
-        ["sweep", "demo", "adapter.rank=8..4"],
     ],
     ids=" ".join,
 )
@@ -148,12 +151,5 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
 
 def test_a_heavy_import_would_be_seen() -> None:
     """Of a module that does need torch, to know that the check above can fail."""
-    script = "import sys; import fedfit.aggregation.base; sys.exit('torch' in sys.modules)"
+    script = "import sys; import fedfit.codecs.plain; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 1
-
-
-def test_the_package_is_imported_in_no_time() -> None:
-    """Beside an empty program; the best of five, since the machine may be busy."""
-    script = "import time; start = time.perf_counter(); import fedfit; print(time.perf_counter() - start)"
-    seconds = [float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout) for _ in range(5)]
-    assert min(seconds) < 0.2

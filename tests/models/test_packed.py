@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfit.models.fused_lora import FusedLora
+from fedfit.adapters.fused_lora import FusedLora
 from fedfit.models.packed import PackedLinear, can_pack, pack_frozen
 from fedfit.models.split import SplitModel
 from tests.builders import CLASSES, random_samples, tiny_split

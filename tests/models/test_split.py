@@ -134,7 +134,7 @@ def test_the_scale_is_alpha_over_rank(family: str, tiny_models: dict[str, Path])
         for module, factors in update.factors.items():
             assert factors.scale == 7.0 / 3
             plain.get_submodule(module).weight += (7.0 / 3) * factors.b @ factors.a
-        for name, tensor in update.head.items():
+        for name, tensor in update.groups["head"].items():
             plain.get_parameter(name).copy_(tensor)
     ids, mask, _ = padded_batch(SAMPLES, MIXED)
     expected = plain(input_ids=ids, attention_mask=mask).logits

@@ -8,8 +8,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from fedfit.adapters.lora import save_adapter
 from fedfit.data.tokenize import Samples
-from fedfit.models.adapters import save_adapter
 from fedfit.models.split import SplitModel
 from tests.builders import CLASSES
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from hypothesis import strategies as st
 
-from fedfit.planning.feasible import room
+from fedfit.planning.feasible import limits_at
 from fedfit.planning.problem import Problem, charges
 
 EDGE = Fraction(1, 10**9)
@@ -126,7 +126,7 @@ def _possible(values: dict[str, float], rank: int, scale: Fraction) -> bool:
 def some_frequency_does(problem: Problem, row: int, rank: int, steps: int = 4000) -> bool:
     """Brute force: tries frequencies up to f_max, evenly and by logarithm, and what the limits leave, a part in 1e9 wider."""
     part = problem.take(np.full(1, row))
-    limits = room(part, rank)
+    limits = limits_at(part, rank)
     fastest = part.max_frequency_hz[0]
     tried = [np.linspace(0, fastest, steps + 1)[1:], np.geomspace(fastest * 1e-9, fastest, steps)]
     tried += [limits.low_hz * (1 + 1e-12), limits.high_hz, limits.high_hz * (1 - 1e-12)]

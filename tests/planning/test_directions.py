@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfit.planning.feasible import feasible_at, room
+from fedfit.planning.feasible import feasible_at, limits_at
 from fedfit.planning.least import least
 from fedfit.planning.planner import solve_exactly
 from fedfit.planning.problem import Problem, charges
@@ -67,7 +67,7 @@ def test_equal_directions_plan_to_the_bit_as_one_count_did(problem: Problem, see
     frequency = alike.max_frequency_hz * draw.uniform(0.05, 1, len(problem))
     with np.errstate(all="ignore"):
         uplink_s, downlink_s = bits / alike.uplink_bits_per_s, bits / alike.downlink_bits_per_s
-        limits, cost = room(alike, rank), charges(alike, rank, frequency)
+        limits, cost = limits_at(alike, rank), charges(alike, rank, frequency)
         latency_s = cycles / frequency + uplink_s + downlink_s
         computing_j = alike.capacitance * cycles * (frequency * frequency)
         energy_j = computing_j + alike.transmit_power_w * uplink_s + alike.circuit_energy_j

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedfit.planning.feasible import room
+from fedfit.planning.feasible import limits_at
 from fedfit.planning.planner import solve, solve_exactly
 from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import exact
@@ -17,7 +17,7 @@ SPARE = 1e-9
 def wide(problem: Problem) -> Problem:
     """Devices whose range of frequencies at their own rank is wider than a rounding error, so that a safe one exists."""
     rank = exact(problem)
-    limits = room(problem, np.maximum(rank, 1))
+    limits = limits_at(problem, np.maximum(rank, 1))
     return problem.take(np.flatnonzero((rank > 0) & (limits.low_hz * (1 + SPARE) < limits.high_hz)))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given, settings
 
-from fedfit.planning.feasible import feasible, feasible_at, room
+from fedfit.planning.feasible import feasible, feasible_at, limits_at
 from fedfit.planning.least import least, least_for_some, least_of_both, round_up, why_infeasible
 from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import random_frequencies
@@ -114,7 +114,7 @@ def test_a_longer_deadline_never_costs_energy() -> None:
     problem = ordinary(2, 300)
     tight, loose = least(problem, 2), least(replace(problem, deadline_s=problem.deadline_s * 2), 2)
     assert (loose.energy_j <= tight.energy_j).all()
-    assert (room(problem, 2).low_hz > 0).all()
+    assert (limits_at(problem, 2).low_hz > 0).all()
 
 
 def offers(text: str, problem: Problem) -> list[tuple[float | np.ndarray, float | np.ndarray, str]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfit.planning.feasible import BINDINGS, binding, binding_at, feasible, feasible_at, room
+from fedfit.planning.feasible import BINDINGS, binding, binding_at, feasible, feasible_at, limits_at
 from fedfit.planning.planner import given_ranks, solve_at, solve_exactly
 from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import at_frequency, exact, exhaustive, random_frequencies
@@ -157,7 +157,7 @@ def test_mending_what_binds_mends(problem: Problem, seed: int) -> None:
     """With no limit but those that are not named, the next rank goes: the word names what stands in the way."""
     ranks = exact(problem)
     codes = binding(problem, ranks)
-    limits = room(problem, ranks + 1)
+    limits = limits_at(problem, ranks + 1)
     both = (limits.low_hz > problem.max_frequency_hz) & (limits.low_hz > limits.energy_hz)  # two ceilings are too low
     alone = ~both & (limits.slack_s > 0) & (limits.slack_j > 0)
     mended = replace(

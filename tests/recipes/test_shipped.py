@@ -5,6 +5,9 @@ from dataclasses import astuple
 
 import pytest
 
+from fedfit.aggregation.rules.flasc import FlascKeys
+from fedfit.aggregation.rules.hetlora_pruning import PruningKeys
+from fedfit.aggregation.rules.slora import SloraKeys
 from fedfit.experiment.load import parse_recipe, recipe_heads, shipped_recipes, to_toml
 from fedfit.experiment.validate import validate_offline
 from fedfit.settings import Recipe
@@ -89,6 +92,18 @@ def test_agnews_roberta_is_the_setting_of_the_paper() -> None:
     )
     assert recipe.data.train_samples == 40_000 * recipe.federation.devices == 120_000
     assert (recipe.training.learning_rate, recipe.training.local_epochs, recipe.adapter.rank) == (5e-5, 1, 32)
+
+
+def test_each_method_is_the_rule_of_its_name_with_its_own_keys() -> None:
+    rules = {name: (_recipe(name).federation.rule, dict(_recipe(name).federation.options)) for name in NAMES}
+    assert rules["hetlora"] == ("hetlora_pruning", {"hetlora_pruning": PruningKeys(gamma=0.99, penalty=0.01)})
+    assert rules["flasc"] == ("flasc", {"flasc": FlascKeys(0.25, 0.25)})
+    assert rules["slora"] == ("slora", {"slora": SloraKeys(sparse_rounds=3)})
+    for name in ("fedex-lora", "fedsa-lora", "ffa-lora", "flexlora", "flora", "fslora", "rolora", "scaffold"):
+        assert rules[name] == (name.replace("-", "_"), {})
+    others = set(NAMES) - {"hetlora", "flasc", "slora", "fedex-lora", "fedsa-lora", "ffa-lora", "flexlora", "flora", "fslora"}
+    mixed = {"agnews-per-device": "flexlora", "rolora": "rolora", "scaffold": "scaffold"}
+    assert {name: rules[name][0] for name in others} == {name: mixed.get(name, "fedavg") for name in others}
 
 
 def test_agnews_noniid_is_skewed_and_partial() -> None:

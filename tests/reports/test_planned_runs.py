@@ -73,7 +73,7 @@ def test_folder_without_the_keys_is_read_and_has_no_such_figures(make_run: MakeR
 
 
 def test_records_of_unplanned_rounds_are_null_there(make_run: MakeRun) -> None:
-    assert RoundRecord(0, 0.5, 0.5, 1.0, None, 0, 0, 1.0).to_json()["simulated_s"] is None
+    assert RoundRecord(0, {}, None, 0, 0, 1.0).to_json()["simulated_s"] is None
     assert summary_rows(read_run(make_run()))["simulated_j"] is None
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from fedfit.aggregation.fedavg import FedAvg
-from fedfit.records import AdapterSize, RoundRecord, Task, Update
-from fedfit.rounds.client import Client
-from fedfit.rounds.round import Stopwatch
-from fedfit.simulation.run import Simulation, run
+from fedfit.aggregation.contract import Rule
+from fedfit.core.update import AdapterSize, ServerState, Update
+from fedfit.experiment.build import Experiment
+from fedfit.records import RoundRecord
+from fedfit.rounds.loop import Stopwatch
 from tests.aggregation.watching import most_alive
-from tests.builders import random_update, tiny_recipe, tiny_simulation
+from tests.builders import random_update, rule_of, tiny_experiment, tiny_recipe
 
 SLEEP = 0.2
 
@@ -45,7 +45,7 @@ def test_its_own_work_is() -> None:
 
 def test_the_stream_comes_as_it_is_and_may_be_left() -> None:
     watch = Stopwatch()
-    assert [update.metrics["train_loss"] for update in watch.waiting(stream(3, 0))] == [0.1, 1.1, 2.1]
+    assert [update.facts["train_loss"] for update in watch.waiting(stream(3, 0))] == [0.1, 1.1, 2.1]
     assert list(watch.waiting(iter(()))) == []
     assert len(list(islice(watch.waiting(stream(3, 0)), 1))) == 1
 
@@ -58,37 +58,42 @@ def test_no_update_is_kept() -> None:
     assert most_alive(drain) == 0
 
 
-class Slow(FedAvg):
-    """Sleeps where the server works, and nowhere on the device."""
+FEDAVG = rule_of("fedavg")
 
-    def dispatch(self, state: Update, device: int, size: AdapterSize, seed: int) -> Update:
+
+def slow_rule() -> Rule:
+    """FedAvg that sleeps where the server works, and nowhere on the device."""
+
+    def dispatch(state: ServerState, device: int, size: AdapterSize, seed: int) -> Update:
         time.sleep(SLEEP)
-        return super().dispatch(state, device, size, seed)
+        return FEDAVG.server.dispatch(state, device, size, seed)
 
-    def apply(self, state: Update, updates: Iterable[Update]) -> Update:
-        state = super().apply(state, updates)
+    def apply(state: ServerState, updates: Iterable[Update]) -> ServerState:
+        state = FEDAVG.server.apply(state, updates)
         time.sleep(SLEEP)
         return state
 
+    return replace(FEDAVG, server=replace(FEDAVG.server, dispatch=dispatch, apply=apply))
 
-class SlowClient(Client):
-    def train(self, task: Task, *arguments: Any, **keys: Any) -> Update:
+
+def with_slow_devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    made = tiny_experiment(tiny_recipe(folder, federation={"rounds": 1}), None)
+    plain = made.trainer.train
+
+    def train(*arguments: Any) -> Update:
         time.sleep(SLEEP)
-        return super().train(task, *arguments, **keys)
+        return plain(*arguments)
 
-
-def federation(folder: Path) -> Simulation:
-    made = tiny_simulation(tiny_recipe(folder, federation={"rounds": 1}), None)
-    made.client = SlowClient(made.model, made.trunk, made.recipe.training, 0, 1)
+    monkeypatch.setattr(made.trainer, "train", train)
     return made
 
 
-@pytest.mark.parametrize(("rule", "sleeps"), [(FedAvg(), 0), (Slow(), 4)], ids=["fast", "slow"])
-def test_a_round_tells_them(rule: FedAvg, sleeps: int, tiny_bert: Path) -> None:
+@pytest.mark.parametrize(("rule", "sleeps"), [(FEDAVG, 0), (slow_rule(), 4)], ids=["fast", "slow"])
+def test_a_round_tells_them(rule: Rule, sleeps: int, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three devices that sleep, and a rule that sleeps once for each of them and once at the end, or not at all."""
-    made = federation(tiny_bert)
-    made.rule = rule
-    start, one = (result.record for result in run(made))
+    made = with_slow_devices(tiny_bert, monkeypatch)
+    made.federation = replace(made.federation, rule=rule)
+    start, one = (result.record for result in made.run())
     assert start.server_seconds is None
     assert one.server_seconds is not None
     assert sleeps * SLEEP <= one.server_seconds < sleeps * SLEEP + SLEEP / 2

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from fedfit.core.update import Job
 from fedfit.errors import TrainingStopped
 from fedfit.fleet_settings import DeviceSettings
-from fedfit.records import Charge, DeviceRecord, RoundResult, Task
+from fedfit.records import Charge, DeviceRecord, RoundResult
 from fedfit.settings import Recipe
-from fedfit.simulation.run import run
-from tests.builders import HIDDEN, same_bits, tiny_recipe, tiny_simulation
+from tests.builders import HIDDEN, same_bits, tiny_experiment, tiny_recipe
 
 SAMPLES = 16
 """Of each of the three devices."""
@@ -44,7 +44,7 @@ def planned(folder: Path, plan: dict[str, Any], rank: int = 8, **sections: Any) 
 
 
 def results(recipe: Recipe, cache: Path | None = None) -> list[RoundResult]:
-    return list(run(tiny_simulation(recipe, cache)))
+    return list(tiny_experiment(recipe, cache).run())
 
 
 def formula(rank: int, record: DeviceRecord, power_w: float = 0.1, capacitance: float = 1e-18) -> Charge[float]:
@@ -168,11 +168,12 @@ def test_who_misses_the_deadline_is_charged_and_left_out_of_the_average(tiny_ber
     assert after.record.simulated_s == 60.0  # the server waits no longer
     assert after.record.refused == 1
 
-    alone = tiny_simulation(
+    alone = tiny_experiment(
         replace(recipe, plan=Recipe().plan, fleet=Recipe().fleet, device=(), channel=Recipe().channel), None
     )
-    trained = [alone.client.train(Task(start.state), alone.train, alone.parts[device], 1, device) for device in (0, 2)]
-    assert same_bits(after.state, alone.rule.apply(start.state, trained))
+    samples, job = alone.parts.train, Job(start.state.adapter)
+    trained = [alone.trainer.train(job, samples, alone.parts.held[device], 1, device) for device in (0, 2)]
+    assert same_bits(after.state.adapter, alone.rule.server.apply(start.state, trained).adapter)
 
 
 def test_no_energy_to_send_at_the_fixed_rank(tiny_bert: Path) -> None:
@@ -246,12 +247,12 @@ def test_a_device_that_cannot_do_rank_1_is_left_out_and_the_others_go_on(tiny_be
 
 def test_when_nobody_can_the_model_stays_and_the_run_stops(tiny_bert: Path) -> None:
     recipe = planned(tiny_bert, {"policy": "joint", "deadline_s": 1e-3}, federation={"rounds": 9, "max_failed_rounds": 2})
-    rounds = run(tiny_simulation(recipe, None))
+    rounds = tiny_experiment(recipe, None).run()
     seen = [next(rounds) for _ in range(3)]
     with pytest.raises(TrainingStopped, match="cannot do rank 1"):
         next(rounds)
     assert [result.record.round for result in seen] == [0, 1, 2]
-    assert same_bits(seen[0].state, seen[2].state)
+    assert same_bits(seen[0].state.adapter, seen[2].state.adapter)
     assert seen[2].record.rank is None
     assert seen[2].record.simulated_s == 0
 
@@ -269,7 +270,7 @@ def test_each_device_at_its_own_rank(tiny_bert: Path) -> None:
         assert len(set(ranks)) > 1
         sizes = {device.rank: device.uplink_bytes for device in result.devices if device.rank is not None}
         assert sorted(sizes, key=lambda rank: sizes[rank]) == sorted(sizes)  # a higher rank sends more
-        assert {len(pair.a) for pair in result.state.factors.values()} == {8}
+        assert {len(pair.a) for pair in result.state.adapter.factors.values()} == {8}
 
 
 def test_flops_count_the_trunk_once_for_each_device(tiny_bert: Path, tmp_path: Path) -> None:
@@ -294,7 +295,7 @@ def test_maps_of_the_embeddings_count_in_every_round_where_no_layer_is_below_the
     counts = []
     for cache in (tmp_path / "cache", None):
         recipe = tiny_recipe(tiny_models["electra"], adapter={"layers": "all"}, plan={"policy": "fixed", "compute": "flops"})
-        clock = tiny_simulation(
+        clock = tiny_experiment(
             replace(recipe, trunk_cache=replace(recipe.trunk_cache, enabled=cache is not None)), cache
         ).clock
         assert clock is not None
@@ -305,13 +306,13 @@ def test_maps_of_the_embeddings_count_in_every_round_where_no_layer_is_below_the
 
 def test_memory_of_the_clock_comes_back_from_the_lines(tiny_bert: Path) -> None:
     recipe = planned(tiny_bert, {"policy": "joint", "deadline_s": 30.0}, device=(DeviceSettings(battery_j=50.0),))
-    simulation = tiny_simulation(recipe, None)
-    lines: Sequence[DeviceRecord] = [device for result in run(simulation) for device in result.devices]
-    restored = tiny_simulation(recipe, None).clock
+    made = tiny_experiment(recipe, None)
+    lines: Sequence[DeviceRecord] = [device for result in made.run() for device in result.devices]
+    restored = tiny_experiment(recipe, None).clock
     assert restored is not None
-    assert simulation.clock is not None
+    assert made.clock is not None
     restored.restore([DeviceRecord.from_json(line.to_json()) for line in lines])
-    assert restored.spent_j.tolist() == simulation.clock.spent_j.tolist()
+    assert restored.spent_j.tolist() == made.clock.spent_j.tolist()
     assert restored.spent_j[0] > 0
     assert restored.computed_trunk.all()
     assert math.isclose(sum(restored.spent_j), sum(line.cost.spent_j for line in lines if line.cost))

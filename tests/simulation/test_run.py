@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedfit.records import RoundResult, Update
-from fedfit.rounds.client import Client
-from fedfit.simulation.run import Simulation, run
-from tests.builders import link_of, random_samples, same_bits, tiny_recipe, tiny_simulation
+from fedfit.core.update import Update
+from fedfit.experiment.build import Experiment, assemble
+from fedfit.records import RoundResult
+from fedfit.rounds.trainer import Trainer
+from tests.builders import link_of, packed, random_samples, same_bits, tiny_experiment, tiny_recipe
 
 
 def lines(results: list[RoundResult]) -> list[dict[str, Any]]:
@@ -23,13 +24,13 @@ def lines(results: list[RoundResult]) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name not in ("seconds", "server_seconds")} for record in records]
 
 
-def federation(folder: Path, cache: Path | None, **sections: Any) -> Simulation:
-    return tiny_simulation(tiny_recipe(folder, **{"federation": {"rounds": 3, "devices_per_round": 2}, **sections}), cache)
+def federation(folder: Path, cache: Path | None, **sections: Any) -> Experiment:
+    return tiny_experiment(tiny_recipe(folder, **{"federation": {"rounds": 3, "devices_per_round": 2}, **sections}), cache)
 
 
 def whole_run(folder: Path, cache: Path | None, **sections: Any) -> tuple[list[dict[str, Any]], Update]:
-    results = list(run(federation(folder, cache, **sections)))
-    return lines(results), results[-1].state
+    results = list(federation(folder, cache, **sections).run())
+    return lines(results), results[-1].state.adapter
 
 
 NOISY = {"training": {"dropout": True}, "adapter": {"dropout": 0.2}}
@@ -44,7 +45,7 @@ def test_a_run_repeats_to_the_bit_whatever_is_cached(
         expected, adapter = whole_run(folder, tmp_path / family, **noise)
         assert len(expected) == 4 + 3 * 2
         half = tmp_path / f"{family}-half"
-        federation(folder, half).trunk.prepare(random_samples(48, seed=1), range(0, 48, 3))
+        federation(folder, half).parts.trunk.prepare(random_samples(48, seed=1), range(0, 48, 3))
         for cache in (tmp_path / family, None, half):
             again, same = whole_run(folder, cache, **noise)
             assert again == expected
@@ -68,39 +69,40 @@ def test_another_seed_is_another_run(tiny_bert: Path) -> None:
 def test_a_run_learns(tiny_bert: Path) -> None:
     """Judged on the training set itself: the random encoder tells these random texts apart, and not much beyond."""
     sections = {"federation": {"rounds": 5, "devices": 3, "devices_per_round": 3}, "training": {"local_epochs": 3}}
-    simulation = tiny_simulation(tiny_recipe(tiny_bert, **sections), None)
-    simulation.test = simulation.train
-    rounds = [result.record for result in run(simulation)]
-    assert rounds[-1].test_loss < 0.8 * rounds[0].test_loss
-    assert rounds[-1].test_accuracy > rounds[0].test_accuracy
+    parts = tiny_experiment(tiny_recipe(tiny_bert, **sections), None).parts
+    made = assemble(replace(parts, sets={"test": parts.train}))
+    rounds = [result.record for result in made.run()]
+    losses, accuracies = ([record.value(name) or 0 for record in rounds] for name in ("test_loss", "test_accuracy"))
+    assert 0 < losses[-1] < 0.8 * losses[0]
+    assert accuracies[-1] > accuracies[0]
     assert (rounds[-1].train_loss or 9) < 0.8 * (rounds[1].train_loss or 0)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_run_goes_on_from_any_round_to_the_same_end(stop_after: int, tiny_bert: Path) -> None:
     noise: dict[str, Any] = NOISY
-    whole = list(run(federation(tiny_bert, None, **noise)))
-    first = list(islice(run(federation(tiny_bert, None, **noise)), stop_after))
-    rest = list(run(federation(tiny_bert, None, **noise), last=first[-1]))
+    whole = list(federation(tiny_bert, None, **noise).run())
+    first = list(islice(federation(tiny_bert, None, **noise).run(), stop_after))
+    rest = list(federation(tiny_bert, None, **noise).run(last=first[-1]))
     assert lines(first + rest) == lines(whole)
-    assert same_bits(rest[-1].state, whole[-1].state)
+    assert same_bits(rest[-1].state.adapter, whole[-1].state.adapter)
 
 
 def test_bytes_are_those_of_the_packets(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    simulation = federation(tiny_bert, None)
-    plain = simulation.client.train
+    made = federation(tiny_bert, None)
+    plain = made.trainer.train
     sent = []
 
     def train(*arguments: Any) -> Update:
         update = plain(*arguments)
-        sent.append(len(simulation.codec.encode(update).payload))
+        sent.append(packed(update).size_bytes)
         return update
 
-    monkeypatch.setattr(simulation.client, "train", train)
-    results = list(run(simulation))
+    monkeypatch.setattr(made.trainer, "train", train)
+    results = list(made.run())
     assert [device.uplink_bytes for result in results for device in result.devices] == sent
     states = [result.state for result in results[:-1]]
-    down = [2 * len(simulation.codec.encode(state).payload) for state in states]
+    down = [2 * packed(state.adapter).size_bytes for state in states]
     assert [result.record.downlink_bytes for result in results[1:]] == down
     assert [result.record.uplink_bytes for result in results[1:]] == [sum(sent[:2]), sum(sent[2:4]), sum(sent[4:])]
 
@@ -108,8 +110,8 @@ def test_bytes_are_those_of_the_packets(tiny_bert: Path, monkeypatch: pytest.Mon
 def test_devices_without_samples_are_never_chosen(tiny_bert: Path) -> None:
     recipe = tiny_recipe(tiny_bert, federation={"devices": 4, "devices_per_round": 2, "rounds": 4})
     empty = np.empty(0, dtype=np.int64)
-    simulation = tiny_simulation(recipe, None, parts=[empty, np.arange(9), empty, np.arange(9, 20)])
-    devices = [device.device for result in run(simulation) for device in result.devices]
+    made = tiny_experiment(recipe, None, parts=[empty, np.arange(9), empty, np.arange(9, 20)])
+    devices = [device.device for result in made.run() for device in result.devices]
     assert devices == [1, 3] * 4
 
 
@@ -127,11 +129,11 @@ def tensor_bytes() -> int:
 def peak_memory(folder: Path, devices: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[int]]:
     """Peak of what Python and numpy hold of a federation and two rounds, and the tensors' bytes whenever a device starts."""
     recipe = tiny_recipe(folder, federation={"devices": devices, "devices_per_round": 10, "rounds": 2})
-    model_and_data = tiny_simulation(recipe, None, parts=[])
+    model_and_data = tiny_experiment(recipe, None).parts
     census: list[int] = []
-    plain = Client.train
+    plain = Trainer.train
 
-    def train(self: Client, *arguments: Any) -> Update:
+    def train(self: Trainer, *arguments: Any) -> Update:
         if len(census) % 10 in (1, 9) or not census:  # the second and the last device of a round; taking it is slow
             census.append(tensor_bytes())
         else:
@@ -141,10 +143,10 @@ def peak_memory(folder: Path, devices: int, monkeypatch: pytest.MonkeyPatch) -> 
     gc.collect()
     tracemalloc.start()
     try:
-        parts = [np.array([device % 48, (device * 7 + 1) % 48]) for device in range(devices)]
+        held = [np.array([device % 48, (device * 7 + 1) % 48]) for device in range(devices)]
         with monkeypatch.context() as patch:
-            patch.setattr(Client, "train", train)
-            assert len(list(run(replace(model_and_data, parts=parts)))) == 3
+            patch.setattr(Trainer, "train", train)
+            assert len(list(assemble(replace(model_and_data, held=held)).run())) == 3
         return tracemalloc.get_traced_memory()[1], census
     finally:
         tracemalloc.stop()
@@ -174,8 +176,9 @@ def test_memory_does_not_grow_in_a_round_with_the_devices_before(tiny_bert: Path
 
 
 def test_the_link_keeps_nothing_of_a_reply(tiny_bert: Path) -> None:
-    simulation = federation(tiny_bert, None)
-    link = link_of(simulation)
+    made = federation(tiny_bert, None)
+    link = link_of(made)
     before = set(vars(link))
-    list(run(simulation))
+    made.federation = replace(made.federation, link=link)
+    list(made.run())
     assert set(vars(link)) == before

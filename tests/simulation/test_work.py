@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedfit.simulation.clock import FleetClock
-from tests.builders import tiny_simulation
+from tests.builders import tiny_experiment
 
 from .test_clock import PRODUCTS, SAMPLES, planned
 
@@ -17,7 +17,7 @@ PLAN = {"policy": "fixed", "deadline_s": 1e4, "count": "formula"}
 
 def clock_of(folder: Path, compute: str = "paper", parts: list[np.ndarray] | None = None, **training: Any) -> FleetClock:
     recipe = planned(folder, {**PLAN, "compute": compute}, training=training, channel={"fading": "none"})
-    clock = tiny_simulation(recipe, None, parts=parts).clock
+    clock = tiny_experiment(recipe, None, parts=parts).clock
     assert clock is not None
     return clock
 
@@ -74,7 +74,7 @@ def test_bits_of_the_formula_do_not_depend_on_the_passes(tiny_bert: Path) -> Non
 @pytest.mark.parametrize(("over", "late"), [(0.0, False), (5e-10, False), (2e-9, True), (1e-3, True), (0.5, True)])
 def test_a_sum_that_rounds_past_the_deadline_is_not_late(over: float, late: bool, tiny_bert: Path) -> None:
     """The frequency at which the round takes the deadline and ``over`` of it more, with a deadline of 60 s."""
-    clock = tiny_simulation(planned(tiny_bert, {**PLAN, "deadline_s": 60.0}, channel={"fading": "none"}), None).clock
+    clock = tiny_experiment(planned(tiny_bert, {**PLAN, "deadline_s": 60.0}, channel={"fading": "none"}), None).clock
     assert clock is not None
     plan = clock.plan(1, [0])
     asked = plan.assignments[0]

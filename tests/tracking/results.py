@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from fedfit.records import DeviceRecord, RoundRecord, RoundResult
+from fedfit.core.update import ServerState
+from fedfit.records import PREFIXES, DeviceRecord, RoundRecord, RoundResult, metrics_of
 from fedfit.tracking.needs import Fingerprint
 from tests.builders import random_update
 
@@ -10,13 +11,11 @@ FINGERPRINT = Fingerprint({"seed": 1}, "data", "weights")
 
 
 def result(number: int, **changes: Any) -> RoundResult:
-    """Round ``number`` with two devices, none in round 0; its state differs from that of every other round."""
+    """Round ``number`` with two devices, none in round 0; its state differs from that of every other round. ``changes`` are
+    those of its line: ``test_accuracy`` is a key like any other."""
     devices = tuple(_device(number, device) for device in range(2 if number else 0))
     values: dict[str, Any] = {
         "round": number,
-        "test_accuracy": 0.5 + number / 100,
-        "test_macro_f1": 0.4,
-        "test_loss": 1.25,
         "train_loss": 1.5 if number else None,
         "uplink_bytes": 10 * len(devices),
         "downlink_bytes": 20 * len(devices),
@@ -24,7 +23,10 @@ def result(number: int, **changes: Any) -> RoundResult:
         "devices": len(devices),
         "refused": 0,
     }
-    return RoundResult(RoundRecord(**{**values, **changes}), devices, random_update(seed=number))
+    measured = {"test_accuracy": 0.5 + number / 100, "test_macro_f1": 0.4, "test_loss": 1.25}
+    line = {**values, **measured, **changes}
+    metrics = metrics_of({name: line.pop(name) for name in list(line) if name.startswith(PREFIXES)})
+    return RoundResult(RoundRecord(metrics=metrics, **line), devices, ServerState(random_update(seed=number)))
 
 
 def _device(number: int, device: int) -> DeviceRecord:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from fedfit.core.update import Memory
 from fedfit.errors import RunFolderError
-from fedfit.records import Memory
 from fedfit.tracking.memories import DeviceMemories
 
 ODD = {

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fedfit.core.update import Memory
 from fedfit.errors import RunFolderError
-from fedfit.records import Memory
 from fedfit.tracking.checkpoint import Checkpoint
 from fedfit.tracking.needs import Mark, Needs
 from fedfit.tracking.run_folder import RunFolder
@@ -231,7 +231,7 @@ def test_an_adapter_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
 
     def full(place: Path) -> None:
         place.mkdir()
-        save_file(dict(random_update().head), "/dev/full/adapter_model.safetensors")
+        save_file(dict(random_update().groups["head"]), "/dev/full/adapter_model.safetensors")
 
     with pytest.raises(RunFolderError, match=r"cannot be written: .*then `fedfit resume"):
         folder.save_adapter(full, ("new",))

@@ -205,5 +205,5 @@ def test_trackers_change_no_result_and_may_be_added_later(
     assert (resumed["rounds"], resumed["devices"], resumed["adapter"]) == (whole["rounds"], whole["devices"], whole["adapter"])
     assert [name for name in SINKS if (run / name).exists()] == list(sinks)
     for name in sinks:
-        wanted = [(row["round"], pytest.approx(row["test_accuracy"])) for row in lines(run / "rounds.jsonl")]
+        wanted: list[Any] = [(row["round"], pytest.approx(row["test_accuracy"])) for row in lines(run / "rounds.jsonl")]
         assert READERS[name][0](run, "test_accuracy") == wanted

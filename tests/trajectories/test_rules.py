@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfit.aggregation.rules import RULES
+from fedfit.aggregation.table import RULES
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.session import Session
 from tests.trajectories.test_results import score_by_peft
@@ -19,13 +19,21 @@ def unplanned(world: World) -> str:
     return world.recipe.read_text().partition("[plan]")[0]
 
 
+NEEDS = {
+    "hetlora_pruning": ["federation.hetlora_pruning.gamma=0.6"],
+    "slora": ["federation.slora.sparse_rounds=2"],
+    "scaffold": ["training.optimizer=sgd", "training.learning_rate=0.1"],
+    "krum": ["federation.krum.byzantine=0", "federation.devices_per_round=3"],  # 2·0 + 3 updates, at least
+    "norm_bound": ["federation.norm_bound.bound=0.1"],
+}
+
+
 def overrides(rule: str) -> list[str]:
-    more = {"hetlora": ["federation.pruning=0.6"], "flasc": [], "slora": ["federation.sparse_rounds=2"]}
-    own = [f"federation.ranks={[1, 2, 4]}"] if RULES[rule].mixed_ranks else []
-    return [*FREE, f"federation.rule={rule}", *own, *more.get(rule, [])]
+    own = [f"federation.ranks={[1, 2, 4]}"] if RULES[rule].traits().mixed_ranks else []
+    return [*FREE, f"federation.rule={rule}", *own, *NEEDS.get(rule, [])]
 
 
-@pytest.mark.parametrize("rule", [rule for rule, kind in RULES.items() if not kind.home])
+@pytest.mark.parametrize("rule", [rule for rule, entry in RULES.items() if not entry.traits().personal])
 @pytest.mark.parametrize("rounds", [2, 4])
 def test_the_adapter_is_the_model_that_was_measured(
     rule: str, rounds: int, tiny_models: dict[str, Path], world: World, tmp_path: Path

@@ -5,7 +5,7 @@ the small core ``R_B R_Aᵀ = U Σ Vᵀ``, and its singular vectors are ``Q_B U`
 of rank r (Eckart and Young, "The approximation of one matrix by another of lower rank", Psychometrika 1, 1936).
 
 With n < min(d, k) no matrix of the product's size is made. From there on M is no larger than B or A, a core would be of M's
-size too, and M itself is what is decomposed.
+size too, and M itself is decomposed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from fedfit.records import AdapterSize, Factors
+from fedfit.core.update import AdapterSize, Factors
 
 _FLOAT32 = 1e-7
 _NOTHING = 1e-12  # singular values below this share of the largest are what rounding left of zero
@@ -26,7 +26,7 @@ def nearest_factors(b: Tensor, a: Tensor, size: AdapterSize, old: Factors) -> Fa
     """Factors of ``size`` whose product, scale included, is the nearest to ``b @ a``: ``s'·B'·A' = trunc(B·A)``.
 
     With ``U Σ Vᵀ`` as above, ``A' = c·Vᵀ`` and ``B' = U·Σ / (s'·c)``; c is the root of the mean squared norm of the rows of
-    ``old.a``. So training goes on as LoRA does: A has its usual size, its rows are orthogonal, and B carries what was learned.
+    ``old.a``. So training goes on as LoRA does: A has its usual size, its rows are orthogonal, and B carries the learned part.
     (Sharing Σ between the factors would shrink A with the update, and the gradient of B with it.) Where ``b @ a`` has a lower
     rank than ``size``, columns of B are zero, and their rows of A are directions out of the rows of ``old.a``: a zero row
     beside a zero column would never get a gradient.
@@ -88,8 +88,8 @@ def _by_squares(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor
     other side are the eigenvectors V of ``CᵀC``: half the cost of an SVD. Only the space of the left ones, ``U = orth(C V_r)``,
     is taken from there. Values and right vectors are those of ``Uᵀ B·A``, which is never squared.
 
-    Squares lose what is far below the largest: U is off by about ``2⁻⁵² (σ_1/σ_r)²``. With σ_r above ``_COARSE`` of σ_1 that is
-    2e-8, less than the float32 of the result can tell.
+    Squares lose values far below the largest: U is off by about ``2⁻⁵² (σ_1/σ_r)²``. With σ_r above ``_COARSE`` of σ_1 that is
+    2e-8, below the precision of the float32 result.
     """
     wide = _is_wide(b, a)
     if 2 * rank > min(*b.shape, a.shape[1]):

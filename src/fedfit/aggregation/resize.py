@@ -1,4 +1,4 @@
-"""An adapter at another rank: what it has learned is kept exactly when the rank grows, as nearly as can be when it falls.
+"""An adapter at another rank: its product is kept exactly when the rank grows, as nearly as possible when it falls.
 
 What is kept is the product with its scale, ``s·B·A``: scales follow the rank (α/r, α/√r), the function of the model must not.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fedfit.aggregation.low_rank import nearest_factors
+from fedfit.core.update import AdapterSize, Factors, Update
 from fedfit.randomness import derive_seed
-from fedfit.records import AdapterSize, Factors, Update
 
 
 def resize_factors(factors: Factors, size: AdapterSize, seed: int) -> Factors:
@@ -45,7 +44,7 @@ def resize_factors(factors: Factors, size: AdapterSize, seed: int) -> Factors:
 def resize_update(update: Update, size: AdapterSize, seed: int) -> Update:
     """Every module of ``update`` at ``size``; the head as it is. The very same object when nothing changes."""
     resized = {n: resize_factors(pair, size, derive_seed(seed, "resize", n)) for n, pair in update.factors.items()}
-    return update if _unchanged(update.factors, resized) else replace(update, factors=resized)
+    return update if _unchanged(update.factors, resized) else update.with_factors(resized)
 
 
 def _unchanged(old: Mapping[str, Factors], new: Mapping[str, Factors]) -> bool:

@@ -1,58 +1,106 @@
-"""From a validated recipe to the parts that run, and from a run folder to where it stopped."""
+"""From a validated recipe to the parts that run. Every part is made and wired here, once."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-import platform
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from fedfit.aggregation.rules import make_rule
-from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.adapters.build import build_split_model
+from fedfit.aggregation.contract import Rule
+from fedfit.aggregation.table import make_rule, rule_keys
+from fedfit.codecs.contract import Codec
+from fedfit.codecs.table import make_codec
+from fedfit.core.task import Task
+from fedfit.core.update import Update
 from fedfit.data.cache_folder import cache_folder
 from fedfit.data.partition import label_counts, partition
 from fedfit.data.sources import load_corpus
-from fedfit.data.tokenize import tokenize
+from fedfit.data.tokenize import Samples, tokenize
 from fedfit.errors import Fault, RecipeError
 from fedfit.experiment.fingerprint import data_digest
 from fedfit.models.cost import adapted_shape
 from fedfit.models.load import load_tokenizer
-from fedfit.models.split import build_split_model
-from fedfit.models.trunk import open_trunk
+from fedfit.models.split import SplitModel
+from fedfit.models.trunk import Trunk, open_trunk
 from fedfit.randomness import derive_seed
+from fedfit.records import RoundResult
+from fedfit.rounds.evaluate import Policy
+from fedfit.rounds.federation import Federation
+from fedfit.rounds.loop import run
+from fedfit.rounds.trainer import Devices, Trainer
 from fedfit.settings import FILE_SOURCES, Recipe
 from fedfit.simulation.clock import FleetClock
-from fedfit.simulation.run import Simulation
+from fedfit.simulation.ranks import device_ranks
 from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
 from fedfit.simulation.work import WorkModel, device_lengths
+from fedfit.tasks.table import task_entry
+from fedfit.tracking.memories import DeviceMemories
 from fedfit.wireless.channel import mean_links
 from fedfit.wireless.fleet import build_fleet
 from fedfit.wireless.magnitudes import magnitude_warnings
 
 log = logging.getLogger(__name__)
 
-_PACKAGES = ("fedfit", "torch", "transformers", "peft", "numpy", "datasets", "flwr-datasets", "safetensors")
+
+@dataclass(frozen=True)
+class Parts:
+    """What a federation is made of: the resident model, the task, and the samples.
+
+    Args:
+        sets: the samples that the global model is measured on, by prefix: ``test``, perhaps ``validation``.
+        train: the samples that devices hold.
+        held: each device's rows of ``train``.
+        own_tests: the rows that each device sets apart for itself.
+    """
+
+    recipe: Recipe
+    model: SplitModel
+    trunk: Trunk
+    task: Task
+    train: Samples
+    sets: Mapping[str, Samples]
+    held: Sequence[np.ndarray]
+    own_tests: Sequence[np.ndarray] = ()
+    memories: DeviceMemories = dataclasses.field(default_factory=DeviceMemories)
 
 
 @dataclass
 class Experiment:
-    """A recipe, built: the simulation, and what the run folder says of it."""
+    """A federation, ready to run, with the parts that others read.
 
-    simulation: Simulation
-    label_names: tuple[str, ...]
-    partition: Mapping[str, Any]
+    Args:
+        facts: what the run folder says of the data.
+    """
+
+    parts: Parts
+    rule: Rule
+    trainer: Trainer
+    devices: Devices
+    federation: Federation
+    initial: Update
+    clock: FleetClock | None = None
+    label_names: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that it was built from."""
+        return self.parts.recipe
+
+    def run(self, last: RoundResult | None = None, failed: int = 0) -> Iterator[RoundResult]:
+        """Round 0 and every round after it, or those after ``last``; see ``rounds.loop.run``."""
+        return run(self.federation, self.initial, self.recipe.federation.rounds, last, failed)
 
 
-def resolve_paths(recipe: Recipe) -> Recipe:
-    """A valid recipe with absolute paths, so that it means the same wherever it is resumed."""
+def resolve(recipe: Recipe) -> Recipe:
+    """A valid recipe with absolute paths and with the keys of its rule, so that it means the same wherever it is resumed."""
     data, model, cache = recipe.data, recipe.model, recipe.trunk_cache
     if data.source in FILE_SOURCES:
         train, test, validation = (path and _absolute(path) for path in (data.train, data.test, data.validation))
@@ -61,70 +109,133 @@ def resolve_paths(recipe: Recipe) -> Recipe:
         model = dataclasses.replace(model, name=_absolute(model.name))
     if cache.folder:
         cache = dataclasses.replace(cache, folder=_absolute(cache.folder))
-    return dataclasses.replace(recipe, data=data, model=model, trunk_cache=cache)
+    keys = rule_keys(recipe)
+    options = {recipe.federation.rule: keys} if keys is not None else {}
+    federation = dataclasses.replace(recipe.federation, options=options)
+    return dataclasses.replace(recipe, data=data, model=model, trunk_cache=cache, federation=federation)
 
 
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def build(recipe: Recipe, device: torch.device | None = None) -> Experiment:
+def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMemories | None = None) -> Experiment:
     """Reads data and model and puts the parts together. Everything drawn is drawn from ``recipe.seed``.
 
     Raises:
         FedfitError: for data or a model that cannot be had, or that do not fit the recipe.
     """
     seed, federation = recipe.seed, recipe.federation
-    device = device or pick_device()
     corpus = load_corpus(recipe.data, derive_seed(seed, "subset"))
-    parts = partition(corpus.train, recipe.partition, federation.devices, derive_seed(seed, "partition"))
-    holders = sum(len(part) > 0 for part in parts)
+    held = partition(corpus.train, recipe.partition, federation.devices, derive_seed(seed, "partition"))
+    held, own_tests = set_apart(held, recipe.evaluation.device_test_share, seed)
+    holders = sum(len(part) > 0 for part in held)
     if holders < federation.devices_per_round:
         remedy = f"only {holders} of {federation.devices} devices hold a sample after the partition; lower it, or skew less"
         raise RecipeError([Fault("federation.devices_per_round", federation.devices_per_round, remedy)])
-    model = build_split_model(recipe.model.name, len(corpus.label_names), recipe.adapter, seed, device)
+    task = task_entry(recipe.task.kind).make(recipe.task, corpus)
+    model = build_split_model(recipe.model.name, task.outputs, recipe.adapter, seed, device or pick_device())
     tokenizer = load_tokenizer(recipe.model.name)
     train = tokenize(corpus.train, tokenizer, recipe.data.max_tokens)
-    test = tokenize(corpus.test, tokenizer, recipe.data.max_tokens)
+    sets = {"test": tokenize(corpus.test, tokenizer, recipe.data.max_tokens)}
+    if corpus.validation is not None:
+        sets["validation"] = tokenize(corpus.validation, tokenizer, recipe.data.max_tokens)
     folder = Path(recipe.trunk_cache.folder).expanduser() if recipe.trunk_cache.folder else cache_folder() / "trunk"
-    simulation = Simulation(
-        recipe=recipe,
-        model=model,
-        trunk=open_trunk(model, recipe.trunk_cache, folder, recipe.training.precision),
-        train=train,
-        test=test,
-        parts=parts,
-        rule=make_rule(recipe, holders),
-        codec=SafetensorsCodec(),
-    )
-    if recipe.plan.policy != "none":
-        simulation.clock = build_clock(simulation)
-    counts = label_counts(parts, train.labels, len(corpus.label_names))
+    trunk = open_trunk(model, recipe.trunk_cache, folder, recipe.training.precision)
+    experiment = assemble(Parts(recipe, model, trunk, task, train, sets, held, own_tests, memories or DeviceMemories()))
+    experiment.label_names = corpus.label_names
+    counts = label_counts(held, train.labels, len(corpus.label_names))
     facts: dict[str, Any] = {
         "labels": list(corpus.label_names),
         "counts": counts.tolist(),
-        "data": data_digest(train, test, parts),
+        "data": data_digest([train, *sets.values()], held),
     }
     if recipe.partition.column:
         values = corpus.train.columns.get(recipe.partition.column)
-        facts["devices"] = None if values is None else [sorted({values[index] for index in part}) for part in parts]
-    return Experiment(simulation, corpus.label_names, facts)
+        facts["devices"] = None if values is None else [sorted({values[index] for index in part}) for part in held]
+    experiment.facts = facts
+    return experiment
 
 
-def build_clock(simulation: Simulation) -> FleetClock:
-    """The fleet of the recipe over the devices of the partition; values far from what is usual are told in the log."""
-    recipe, model = simulation.recipe, simulation.model
-    own, channel, count = recipe.device, recipe.channel, recipe.federation.devices
-    fleet = build_fleet(recipe.fleet, own, channel, recipe.server, count, recipe.seed)
-    fleet = fleet.with_samples([len(part) for part in simulation.parts])
-    packets = simulation.rule, simulation.codec, simulation.initial, recipe.federation.rounds
+def set_apart(held: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Each device's rows for training and for its own test, both sorted; a device with one sample trains on it."""
+    train, tests = [], []
+    for device, rows in enumerate(held):
+        count = min(round(share * len(rows)), len(rows) - 1) if len(rows) else 0
+        order = np.random.default_rng(derive_seed(seed, "device test", device)).permutation(rows) if count else rows
+        tests.append(np.sort(order[:count]))
+        train.append(np.sort(order[count:]))
+    return train, tests
+
+
+def assemble(parts: Parts) -> Experiment:
+    """The federation of ``parts``."""
+    recipe, model = parts.recipe, parts.model
+    settings, training = recipe.federation, recipe.training
+    rule = make_rule(recipe, sum(len(part) > 0 for part in parts.held))
+    uplink, downlink = make_codec(recipe.transport.uplink), make_codec(recipe.transport.downlink)
+    initial = model.adapter.snapshot()
+    model.adapter.reserve(rule.server.max_rank(initial))
+    trainer = Trainer(model, parts.trunk, parts.task, training, recipe.seed, settings.rounds)
+    devices = Devices(rule, trainer, uplink, downlink, parts.memories, initial, parts.train, parts.held)
+    clock = build_clock(parts, rule, uplink, downlink, initial) if recipe.plan.policy != "none" else None
+    federation = Federation(
+        rule=rule,
+        groups=initial.present,
+        uplink=uplink,
+        downlink=downlink,
+        link=devices,
+        evaluator=_policy(parts, rule),
+        samples=[len(part) for part in parts.held],
+        devices_per_round=settings.devices_per_round,
+        seed=recipe.seed,
+        size=recipe.adapter.size,
+        ranks=device_ranks(recipe),
+        uniform=is_uniform(recipe, rule),
+        clock=clock,
+        reply_deadline_s=settings.reply_deadline_s,
+        max_failed_rounds=settings.max_failed_rounds,
+    )
+    return Experiment(parts, rule, trainer, devices, federation, initial, clock)
+
+
+def _policy(parts: Parts, rule: Rule) -> Policy:
+    evaluation = parts.recipe.evaluation
+    models = evaluation.models if evaluation.models != "auto" else "devices" if rule.traits.personal else "global"
+    return Policy(
+        rule=rule,
+        model=parts.model,
+        trunk=parts.trunk,
+        task=parts.task,
+        memories=parts.memories,
+        sets=parts.sets,
+        train=parts.train,
+        holders=[device for device, part in enumerate(parts.held) if len(part)],
+        tests=parts.own_tests,
+        models=models,
+        every=evaluation.every,
+        rounds=parts.recipe.federation.rounds,
+        precision=parts.recipe.training.precision,
+    )
+
+
+def is_uniform(recipe: Recipe, rule: Rule) -> bool:
+    """Whether devices weigh alike: as the recipe says, else as the rule's paper has it."""
+    return rule.traits.uniform if recipe.federation.weighting == "rule" else recipe.federation.weighting == "uniform"
+
+
+def build_clock(parts: Parts, rule: Rule, uplink: Codec, downlink: Codec, initial: Update) -> FleetClock:
+    """The fleet of the recipe over the devices of the partition; values far from the usual are reported in the log."""
+    recipe = parts.recipe
+    fleet = build_fleet(recipe.fleet, recipe.device, recipe.channel, recipe.server, recipe.federation.devices, recipe.seed)
+    fleet = fleet.with_samples([len(part) for part in parts.held])
     work = WorkModel(
         recipe=recipe,
         fleet=fleet,
-        shape=adapted_shape(model.shape, recipe.adapter),
-        lengths=device_lengths(simulation.train, simulation.parts),
-        uplink=uplink_traffic(*packets),
-        downlink=downlink_traffic(*packets),
+        shape=adapted_shape(parts.model.shape, recipe.adapter),
+        lengths=device_lengths(parts.train, parts.held),
+        uplink=uplink_traffic(rule, uplink, initial, recipe.federation.rounds),
+        downlink=downlink_traffic(rule, downlink, initial, recipe.federation.rounds),
     )
     bits = work.sent if recipe.plan.count == "sent" else work.formula
     rank_1 = bits.uplink_bits_fixed + bits.uplink_bits_per_rank, bits.downlink_bits_fixed + bits.downlink_bits_per_rank
@@ -134,18 +245,5 @@ def build_clock(simulation: Simulation) -> FleetClock:
 
 
 def pick_device() -> torch.device:
-    """A GPU when there is one."""
+    """A GPU if the machine has one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What the run ran on; kept beside its results."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "byte_order": sys.byteorder,
-    }

@@ -23,6 +23,7 @@ FREE_KEYS: Mapping[str, str] = MappingProxyType(
         "name": "names the run",
         "data.train": "the samples themselves are compared, wherever they lie",
         "data.test": "the samples themselves are compared, wherever they lie",
+        "data.validation": "the samples themselves are compared, wherever they lie",
         "model.name": "the weights themselves are compared, wherever they lie",
         "trunk_cache.folder": "where outputs of the trunk are kept; the bits are the same with any cache",
         "trunk_cache.max_gigabytes": "how many of them are kept",
@@ -51,10 +52,10 @@ def values_by_key(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in flat(to_plain(recipe)) if value != []}
 
 
-def data_digest(train: Samples, test: Samples, parts: Sequence[np.ndarray]) -> str:
+def data_digest(sets: Sequence[Samples], parts: Sequence[np.ndarray]) -> str:
     """32 hex digits that change when a sample, a label, their order, or a device's share does."""
     made = hashlib.blake2b(digest_size=16)
-    for samples in (train, test):
+    for samples in sets:
         for sample in samples.hashes:
             made.update(sample)
         made.update(samples.labels.tobytes())

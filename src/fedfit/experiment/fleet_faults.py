@@ -88,7 +88,6 @@ def plan_faults(recipe: Recipe) -> Iterator[Fault]:
             yield Fault(prefix + "samples", device.samples, "the partition decides in a recipe; remove it")
         if device.layers is not None:
             yield Fault(prefix + "layers", device.layers, "a run trains adapter.layers on every device; remove it")
-    yield from _mixed_ranks(recipe)
 
 
 def _unused(recipe: Recipe) -> Iterator[Fault]:
@@ -99,12 +98,3 @@ def _unused(recipe: Recipe) -> Iterator[Fault]:
     if unused:
         remedy = f"then nothing reads {', '.join(unused)}; choose fixed, joint, random_frequency or per_device"
         yield Fault("plan.policy", recipe.plan.policy, remedy)
-
-
-def _mixed_ranks(recipe: Recipe) -> Iterator[Fault]:
-    from fedfit.aggregation.rules import RULES
-
-    rule = RULES.get(recipe.federation.rule)
-    if recipe.plan.policy == "per_device" and rule is not None and not rule.mixed_ranks:
-        able = ", ".join(name for name, other in RULES.items() if other.mixed_ranks and not other.fixed_rank)
-        yield Fault("federation.rule", recipe.federation.rule, f"averages one rank; with plan.policy per_device choose {able}")

@@ -45,7 +45,7 @@ class PlanOptions:
     round: int = 0
 
     def check(self) -> None:
-        """Holds the options to what there is.
+        """Holds the options to the known words and ranges.
 
         Raises:
             RecipeError: with every fault found.

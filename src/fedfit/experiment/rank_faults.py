@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from fedfit.errors import Fault
+from fedfit.experiment.rule_faults import able
 from fedfit.schema import Draw
 from fedfit.settings import Recipe
 
+if TYPE_CHECKING:
+    from fedfit.aggregation.contract import Traits
+
 
 def rank_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Faults of ``federation.ranks`` and ``federation.sketch_ratios``, and of a plan under a rule whose rank cannot move."""
-    from fedfit.aggregation.rules import RULES
-
-    federation, rule = recipe.federation, RULES.get(recipe.federation.rule)
-    moving = ("joint", "random_frequency", *(["per_device"] if rule is not None and rule.mixed_ranks else []))
-    if rule is not None and rule.fixed_rank and recipe.plan.policy in moving:
+    """Faults of ``federation.ranks`` and ``federation.rank_shares``, and of a plan under a rule whose rank cannot move."""
+    federation, traits = recipe.federation, _traits(recipe)
+    moving = ("joint", "random_frequency", *(["per_device"] if traits is not None and traits.mixed_ranks else []))
+    if traits is not None and traits.fixed_rank and recipe.plan.policy in moving:
         yield Fault("plan.policy", recipe.plan.policy, f"{federation.rule} needs one rank from first to last; choose fixed")
     if federation.ranks is not None:
         yield from _given(recipe, "federation.ranks", federation.ranks)
-        if rule is not None and not rule.mixed_ranks:
-            able = ", ".join(name for name, other in RULES.items() if other.mixed_ranks)
-            remedy = f"{federation.rule} averages one rank; choose {able}, or remove it"
-            yield Fault("federation.ranks", federation.ranks, remedy)
+        yield from _one_rank(recipe, traits, "federation.ranks", federation.ranks)
         yield from _too_high(recipe, federation.ranks)
-    ratios = federation.sketch_ratios
-    if ratios is not None:
-        yield from _given(recipe, "federation.sketch_ratios", ratios)
+    shares = federation.rank_shares
+    if shares is not None:
+        yield from _given(recipe, "federation.rank_shares", shares)
+        yield from _one_rank(recipe, traits, "federation.rank_shares", shares)
         if federation.ranks is not None:
-            yield Fault("federation.sketch_ratios", ratios, "federation.ranks gives the ranks already; remove one")
-        if isinstance(ratios, tuple) and not all(0 < ratio <= 1 for ratio in ratios):
-            yield Fault("federation.sketch_ratios", list(ratios), "each must be above 0 and at most 1, the whole global rank")
+            yield Fault("federation.rank_shares", shares, "federation.ranks gives the ranks already; remove one")
+        if isinstance(shares, tuple) and not all(0 < share <= 1 for share in shares):
+            yield Fault("federation.rank_shares", list(shares), "each must be above 0 and at most 1, the whole global rank")
+
+
+def _traits(recipe: Recipe) -> Traits | None:
+    """The traits of the recipe's rule; ``None`` for a rule that does not exist, which is reported with its own key."""
+    from fedfit.aggregation.table import rule_entry, rule_keys
+
+    try:
+        return rule_entry(recipe.federation.rule).traits(rule_keys(recipe))
+    except LookupError:
+        return None
+
+
+def _one_rank(recipe: Recipe, traits: Traits | None, key: str, given: object) -> Iterator[Fault]:
+    if traits is not None and not traits.mixed_ranks:
+        remedy = f"{recipe.federation.rule} averages one rank; choose {able('mixed_ranks')}, or remove it"
+        yield Fault(key, given, remedy)
 
 
 def _given(recipe: Recipe, key: str, given: tuple[float, ...] | Draw) -> Iterator[Fault]:

@@ -8,18 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedfit.aggregation.merged_base import folded
-from fedfit.experiment.build import Experiment, build, environment, resolve_paths
+from fedfit.aggregation.merged_delta import folded
+from fedfit.core.update import Job
+from fedfit.experiment.build import Experiment, build, resolve
+from fedfit.experiment.environment import environment
 from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.validate import validate
-from fedfit.models.adapters import save_adapter
 from fedfit.models.load import locate
-from fedfit.records import RoundRecord, RoundResult, Task
+from fedfit.models.split import SplitModel
+from fedfit.records import RoundRecord, RoundResult
 from fedfit.settings import Recipe
-from fedfit.simulation.run import run
+from fedfit.tracking.memories import DeviceMemories
 from fedfit.tracking.needs import Fingerprint, Needs
-from fedfit.tracking.run_folder import RunFolder
+from fedfit.tracking.run_folder import DEVICES_FOLDER, RunFolder
 from fedfit.tracking.sinks.contract import TrackedRun
 from fedfit.tracking.sinks.table import Sinks
 
@@ -41,8 +43,7 @@ class Session:
         earlier: Sequence[RoundRecord] = (),
     ) -> None:
         self.folder, self.experiment, self.fingerprint, self.last, self.earlier = folder, experiment, fingerprint, last, earlier
-        self.recipe = experiment.simulation.recipe
-        experiment.simulation.memories = folder.memories
+        self.recipe = experiment.recipe
 
     @classmethod
     def start(cls, recipe: Recipe, path: Path, *, force: bool = False) -> Session:
@@ -52,11 +53,12 @@ class Session:
             FedfitError: for a recipe, data, model or folder that will not do.
         """
         validate(recipe)
-        recipe = resolve_paths(recipe)
+        recipe = resolve(recipe)
         RunFolder.check_free(path, force=force)
-        experiment = build(recipe)
-        folder = RunFolder.create(path, force=force)
-        folder.describe(to_toml(recipe), environment(experiment.simulation.model.device), experiment.partition)
+        memories = DeviceMemories(path / DEVICES_FOLDER)
+        experiment = build(recipe, memories=memories)
+        folder = RunFolder.create(path, force=force, memories=memories)
+        folder.describe(to_toml(recipe), environment(experiment.parts.model.device), experiment.facts)
         return cls(folder, experiment, _fingerprint(experiment))
 
     @classmethod
@@ -76,14 +78,14 @@ class Session:
             if last:
                 folder.refuse(changed_keys(needs.fingerprint, recipe))
             validate(recipe)
-            experiment = build(recipe)
+            experiment = build(recipe, memories=folder.memories)
             now = _fingerprint(experiment)
             changed = changed_contents(needs.fingerprint, now) if last else []
             folder.refuse([*(changed or _partition_lost(folder, experiment)), *folder.lost(needs)])
-            _warn_of_changes(folder.read_object("environment.json"), environment(experiment.simulation.model.device))
+            _warn_of_changes(folder.read_object("environment.json"), environment(experiment.parts.model.device))
             rounds, devices = folder.rewind(last)
-            if experiment.simulation.clock is not None:
-                experiment.simulation.clock.restore(devices)
+            if experiment.clock is not None:
+                experiment.clock.restore(devices)
             return cls(folder, experiment, now, last, rounds)
         except BaseException:
             folder.close()
@@ -98,7 +100,7 @@ class Session:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
         tracked = TrackedRun(self.folder.path, self.recipe.name, self.fingerprint.recipe)
         sinks = Sinks(self.recipe.tracking.sinks, tracked, self.earlier)
-        stream = iter(()) if self.finished else run(self.experiment.simulation, self.last, _failed(self.earlier))
+        stream = iter(()) if self.finished else self.experiment.run(self.last, _failed(self.earlier))
         try:
             for result in stream:
                 self.folder.write(result, self.fingerprint)
@@ -115,26 +117,32 @@ class Session:
         """Writes the adapter of the last round that counts; ``None`` before round 0 is done."""
         if self.last is None:
             return None
-        simulation = self.experiment.simulation
-        adapter, base = simulation.rule.adapter(self.last.state), simulation.rule.base(self.last.state)
-        whole = folded(adapter, base)
-        simulation.model.adapter.make_room(max(len(pair.a) for pair in whole.factors.values()))
-        simulation.model.load(Task(whole))
-        save = partial(save_adapter, simulation.model.model, base_model=locate(self.recipe.model.name))
+        model, job = self.experiment.parts.model, self.experiment.rule.server.model(self.last.state)
+        whole = folded(job.update, job.merged_delta)
+        model.adapter.reserve(whole.rank)
+        model.load(Job(whole))
+        save = partial(_save, model, locate(self.recipe.model.name))
         return self.folder.save_adapter(save, self.experiment.label_names)
 
     def _enough(self, result: RoundResult) -> bool:
-        target = self.recipe.training.target_accuracy
-        return result.record.round >= self.recipe.federation.rounds or 0 < target <= result.record.test_accuracy
+        target, record = self.recipe.training.target_accuracy, result.record
+        decides = (
+            record.value("validation_accuracy") if "validation_accuracy" in record.metrics else record.value("test_accuracy")
+        )
+        return record.round >= self.recipe.federation.rounds or (decides is not None and 0 < target <= decides)
+
+
+def _save(model: SplitModel, base_model: str, folder: Path) -> None:
+    model.kind.save(model.model, folder, base_model)
 
 
 def _fingerprint(experiment: Experiment) -> Fingerprint:
-    return fingerprint(experiment.simulation.recipe, experiment.partition, experiment.simulation.model)
+    return fingerprint(experiment.recipe, experiment.facts, experiment.parts.model)
 
 
 def _partition_lost(folder: RunFolder, experiment: Experiment) -> list[str]:
     """Says that the file does not describe the data that were built, which a report would read from it."""
-    same = folder.read_object("partition.json") == experiment.partition
+    same = folder.read_object("partition.json") == experiment.facts
     return [] if same else ["partition.json does not describe the data that the recipe names"]
 
 

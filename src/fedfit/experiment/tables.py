@@ -9,6 +9,9 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fedfit.errors import Fault, RecipeError, nearest
+from fedfit.experiment.components import keys_of
+from fedfit.experiment.key_places import key_places, rows_of
+from fedfit.experiment.moved import MOVED
 from fedfit.schema import DRAWS, Draw
 
 _MISSING = object()
@@ -71,14 +74,17 @@ class _Builder:
 
     def table(self, kind: Any, table: Mapping[str, Any], prefix: str) -> Any:
         hints = get_type_hints(kind)
-        known = {item.name: item for item in fields(kind)}
+        options = next((item for item in fields(kind) if "options" in item.metadata), None)
+        known = {item.name: item for item in fields(kind) if item is not options}
+        values: dict[str, Any] = {} if options is None else {options.name: {}}
         for name in table:
-            if name not in known:
+            if name in known:
+                continue
+            if options is None or not self._option(values[options.name], options, name, table[name], prefix):
                 self._fault(prefix + name, table[name], self._unknown(name, prefix, known))
-        values = {}
         for name, item in known.items():
             given = table.get(name, _MISSING)
-            rows = _rows_of(hints[name])
+            rows = rows_of(hints[name])
             if is_dataclass(hints[name]):
                 values[name] = self._section(hints[name], given, prefix + name)
             elif rows is not None:
@@ -86,6 +92,20 @@ class _Builder:
             elif given is not _MISSING:
                 values[name] = self._value(given, hints[name], item, prefix + name)
         return kind(**values)
+
+    def _option(self, built: dict[str, Any], item: Field[Any], name: str, given: Any, prefix: str) -> bool:
+        """Adds the keys of the component ``name`` to ``built``; false where there is no such component."""
+        if prefix + name in MOVED and not isinstance(given, dict):
+            return False
+        try:
+            kind = keys_of(item.metadata["options"], name)
+        except LookupError:
+            return False
+        if kind is None:
+            self._fault(prefix + name, given, f"{name} has no keys of its own; remove it")
+        else:
+            built[name] = self._section(kind, given, prefix + name)
+        return True
 
     def _section(self, kind: Any, given: Any, name: str) -> Any:
         if given is _MISSING:
@@ -114,35 +134,19 @@ class _Builder:
         return item.default if item.default is not MISSING else None
 
     def _unknown(self, name: str, prefix: str, known: Iterable[str]) -> str:
-        """The remedy: the nearest name here and the same name elsewhere, else the nearest anywhere."""
-        places = self._places()
+        """The remedy: the new place of a key that has moved; the nearest name here and the same name elsewhere, else the
+        nearest anywhere."""
+        if prefix + name in MOVED:
+            return f"unknown key; {MOVED[prefix + name]}"
+        places = key_places(self._root)
         meant = [prefix + near for near in nearest(name, known)] + places.get(name, [])
         meant = meant or [key for near in nearest(name, places) for key in places[near]]
         if meant:
             return f"unknown key; did you mean {' or '.join(meant)}?"
         return f"unknown key; known here: {', '.join(known)}"
 
-    def _places(self) -> dict[str, list[str]]:
-        """Every key by its bare name; some are in several sections."""
-        places: dict[str, list[str]] = {}
-        for name, hint in get_type_hints(self._root).items():
-            rows = _rows_of(hint)
-            if not is_dataclass(hint) and rows is None:
-                places.setdefault(name, []).insert(0, name)
-                continue
-            for item in fields(rows or hint):
-                places.setdefault(item.name, []).append(f"{name}{'[]' if rows else ''}.{item.name}")
-        return places
-
     def _fault(self, name: str, value: object, remedy: str) -> None:
         self._faults.append(Fault(name, value, remedy))
-
-
-def _rows_of(hint: Any) -> Any:
-    """The dataclass of a list of tables, or ``None``."""
-    if get_origin(hint) is tuple and is_dataclass(get_args(hint)[0]):
-        return get_args(hint)[0]
-    return None
 
 
 def _coerce(given: Any, kind: Any) -> Any:
@@ -194,6 +198,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Draw):
         return value.to_toml()
     if is_dataclass(value):
-        given = {item.name: getattr(value, item.name) for item in fields(value)}
+        given: dict[str, Any] = {}
+        for item in fields(value):
+            given |= getattr(value, item.name) if "options" in item.metadata else {item.name: getattr(value, item.name)}
         return {name: to_plain(item) for name, item in given.items() if item is not None}
     return [to_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -9,7 +9,7 @@ from fedfit.errors import Fault, ModelError, RecipeError, choose
 from fedfit.experiment.fleet_faults import plan_faults
 from fedfit.experiment.limits import limit_faults
 from fedfit.experiment.rank_faults import rank_faults
-from fedfit.experiment.rule_faults import rule_faults
+from fedfit.experiment.rule_faults import adapter_fault, name_fault, rule_faults
 from fedfit.experiment.tracking_faults import missing_packages, unknown_sinks
 from fedfit.settings import FILE_SOURCES, Recipe
 
@@ -24,8 +24,8 @@ def validate(recipe: Recipe) -> None:
     """
     faults = [*key_faults(recipe), *_data(recipe), *_federation(recipe), *plan_faults(recipe), *rule_faults(recipe)]
     faults += missing_packages(recipe)
-    told = {fault.key for fault in faults}
-    faults += [fault for fault in _against_model(recipe) if fault.key not in told]
+    reported = {fault.key for fault in faults}
+    faults += [fault for fault in _against_model(recipe) if fault.key not in reported]
     if faults:
         raise RecipeError(faults)
 
@@ -37,7 +37,15 @@ def validate_offline(recipe: Recipe) -> list[Fault]:
 
 def key_faults(recipe: Recipe) -> list[Fault]:
     """The faults of single keys, whatever the others hold."""
-    return [*limit_faults(recipe), *_name(recipe), *_rule(recipe), *_adapter(recipe), *_cache(recipe), *unknown_sinks(recipe)]
+    faults = [
+        *limit_faults(recipe),
+        *_name(recipe),
+        *name_fault(recipe),
+        *adapter_fault(recipe),
+        *_adapter(recipe),
+        *_cache(recipe),
+    ]
+    return [*faults, *unknown_sinks(recipe)]
 
 
 def _name(recipe: Recipe) -> Iterator[Fault]:
@@ -55,7 +63,7 @@ def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
             if not path and name != "validation":
                 yield Fault(f"data.{name}", path, f'source = "{data.source}" needs the path of a file')
             elif path is not None and files and not _is_file(path):
-                yield Fault(f"data.{name}", path, "there is no such file; paths count from where the command is run")
+                yield Fault(f"data.{name}", path, "no such file; relative paths start at the working folder")
         if not data.text:
             yield Fault("data.text", list(data.text), "name at least one column")
     else:
@@ -94,14 +102,6 @@ def _cache(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("trunk_cache.folder", folder, "give the path of a folder, or leave the key out")
 
 
-def _rule(recipe: Recipe) -> Iterator[Fault]:
-    from fedfit.aggregation.rules import RULES
-
-    rule = recipe.federation.rule
-    if rule not in RULES:
-        yield Fault("federation.rule", rule, choose(rule, tuple(RULES)))
-
-
 def _federation(recipe: Recipe) -> Iterator[Fault]:
     federation, training = recipe.federation, recipe.training
     if federation.devices_per_round > federation.devices:
@@ -135,7 +135,7 @@ def _adapter(recipe: Recipe) -> Iterator[Fault]:
     if len(set(adapter.targets)) != len(adapter.targets):
         yield Fault("adapter.targets", list(adapter.targets), "name each matrix once")
     try:
-        select_layers(adapter.layers, 10_000)  # the words alone; the model's own count comes later
+        select_layers(adapter.layers, 10_000)  # the words alone; the model's own count is checked later
     except ValueError as error:
         yield Fault("adapter.layers", adapter.layers, str(error))
 

@@ -63,7 +63,7 @@ class Segment:
         return memoryview(self._map)[offset : offset + size_bytes]
 
     def entries(self, expected_header: bytes, bytes_a_token: int) -> dict[bytes, Entry]:
-        """What the index says is there; nothing while another process is just opening it.
+        """The entries of the index; none while another process is just opening it.
 
         Raises:
             SegmentDamagedError: when header, index or length do not hold.

@@ -80,7 +80,7 @@ def packed_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def can_pack(device: torch.device) -> bool:
-    """Whether the operators are there."""
+    """Whether torch has the operators."""
     operators = ("_reorder_linear_weight", "_linear_pointwise")
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return available and device.type == "cpu" and all(hasattr(torch.ops.mkldnn, name) for name in operators)

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear map by its name here: ``outputs`` rows, ``inputs`` columns, and a bias unless there is none."""
+    """A linear map by its name here: ``outputs`` rows, ``inputs`` columns, and usually a bias."""
 
     name: str
     outputs: int

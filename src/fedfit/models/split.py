@@ -12,23 +12,19 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from fedfit.models.adapters import AdapterState, inject
-from fedfit.models.families import family_of
+from fedfit.core.update import Job
+from fedfit.models.adapter import AdapterKind
 from fedfit.models.family import Family
 from fedfit.models.last_layer import LayerInputs, Positions, attention_mask, last_layer, token_index
-from fedfit.models.layers import select_layers
-from fedfit.models.load import load_model
 from fedfit.models.packed import can_pack, pack_frozen
-from fedfit.models.resident_base import ResidentBase
-from fedfit.randomness import derive_seed
-from fedfit.records import Task
-from fedfit.settings import AdapterSettings
 
 
 class SplitModel:
     """One resident model. ``cut`` is the number of trunk layers; 0 leaves only the embeddings below."""
 
-    def __init__(self, model: PeftModel, family: Family, layers: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self, model: PeftModel, family: Family, kind: AdapterKind, layers: tuple[int, ...], device: torch.device
+    ) -> None:
         self.model = model.to(device)
         self.family = family
         self.device = device
@@ -37,24 +33,22 @@ class SplitModel:
         self.config = self.base.config
         self.shape = family.shape(self.config, int(self.config.num_labels))  # type: ignore[union-attr, arg-type]
         self.hidden_size = self.shape.hidden
-        self.adapter = AdapterState(model, family)
+        self.kind, self.adapter = kind, kind.resident(model, family)
         self._encoder = self.base.get_submodule(family.encoder)
         stack = list(self._encoder.get_submodule(family.layers).children())
         self._trunk_layers, self._tail_layers = stack[: self.cut], stack[self.cut :]
         if can_pack(device):  # the tail alone: the trunk's rows must not depend on how many there are
             for layer in self._tail_layers:
                 pack_frozen(layer)
-        self._merged = ResidentBase(model)  # of the layers as they are now
         self.train_mode(False)
 
-    def load(self, task: Task) -> None:
-        """Adapter and frozen weights become those of ``task``.
+    def load(self, job: Job) -> None:
+        """Adapter and frozen weights become those of ``job``.
 
         Raises:
             UpdateRefused: when they do not fit the model.
         """
-        self._merged.load(task.base)
-        self.adapter.load(task.update)
+        self.adapter.load(job)
 
     @torch.no_grad()
     def trunk(self, ids: Tensor, types: Tensor | None) -> Tensor:
@@ -119,19 +113,3 @@ class SplitModel:
         for name, module in self.model.named_modules():
             if ".lora_dropout." in f"{name}.":
                 module.train(True)
-
-
-def build_split_model(
-    name: str, labels: int, settings: AdapterSettings, seed: int, device: torch.device | None = None
-) -> SplitModel:
-    """Loads ``name``, injects LoRA and splits it. Head and factors are drawn from ``seed``.
-
-    Raises:
-        ModelError: when the model cannot be loaded or split.
-        ValueError: for layers that the model does not have.
-    """
-    model = load_model(name, labels, derive_seed(seed, "head"))
-    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
-    layers = select_layers(settings.layers, model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-    wrapped = inject(model, family, settings, layers, derive_seed(seed, "factors"))
-    return SplitModel(wrapped, family, layers, device or torch.device("cpu"))

@@ -42,7 +42,7 @@ class TokenSamples(Protocol):
 
 
 class Trunk:
-    """Hidden states at the cut by sample, each computed once while there is room to keep it."""
+    """Hidden states at the cut by sample, each computed once while the cache can keep it."""
 
     def __init__(self, model: SplitModel, cache: TrunkCache | None, dtype: str, precision: str = "fp32") -> None:
         self._model = model

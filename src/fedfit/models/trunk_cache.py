@@ -157,7 +157,7 @@ class TrunkCache:
         return self._writer
 
     def _stop_writing(self, what: str) -> None:
-        log.warning("trunk cache in %s %s; what is not in it is computed each time", self._root, what)
+        log.warning("trunk cache in %s %s; other samples are computed each time", self._root, what)
         if self._writer is not None:
             self._writer.close()
             self._writer = None

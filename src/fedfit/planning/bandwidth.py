@@ -6,7 +6,7 @@ rank; the rank can be had when the least bands sum to no more than the total; an
 the rank, and inside it bisection on every device's band at once. One sub-band serves a device up and down, as in the paper.
 
 The answer is exact up to the width of the inner bisection, and says so: ``certain`` is true when even the lower ends of the
-bands of the next rank need more than there is.
+bands of the next rank need more than the whole band.
 """
 
 from __future__ import annotations

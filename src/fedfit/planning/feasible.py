@@ -2,7 +2,7 @@
 
 At a rank r, C1 asks ``f ≥ f_lo(r) = C|D| / (T0 − M_ul·Q/s_ul − M_dl·Q/s_dl)`` and C2 asks ``f ≤ f_hi(r) = sqrt((E0 − ξ −
 P·M_ul·Q/s_ul) / (Ω·C|D|))``. Every operation here moves one way as r grows, and rounding keeps that order, so feasibility is
-monotone in r to the last bit: bisection finds what trying every rank finds.
+monotone in r to the last bit: bisection finds the same rank as a trial of every rank.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ NONE, DEADLINE, ENERGY, FREQUENCY, MAX_RANK = range(len(BINDINGS))
 
 
 @dataclass(frozen=True)
-class Room:
-    """What is left for computing at a rank: arrays ``(devices,)``.
+class Limits:
+    """The time, energy and frequencies that a rank leaves for computing: arrays ``(devices,)``.
 
-    ``slack_s`` and ``slack_j`` are what the radio and the circuit leave of deadline and budget; ``low_hz`` is the least
+    ``slack_s`` and ``slack_j`` are the rest of deadline and budget after radio and circuit; ``low_hz`` is the least
     frequency that keeps the deadline (infinite without slack), ``energy_hz`` the greatest within the budget (0 without).
     """
 
@@ -34,11 +34,11 @@ class Room:
 
     @property
     def feasible(self) -> np.ndarray:
-        """Whether some frequency does it."""
+        """Whether some frequency keeps deadline and budget."""
         return (self.slack_s > 0) & (self.slack_j > 0) & (self.low_hz <= self.high_hz)
 
 
-def room(problem: Problem, rank: np.ndarray | int) -> Room:
+def limits_at(problem: Problem, rank: np.ndarray | int) -> Limits:
     """The frequencies that ``rank`` leaves, ``[low_hz, high_hz]``, empty where it is not feasible."""
     cycles = problem.cycles(rank)
     with np.errstate(all="ignore"):  # a dead link or no slack gives infinities, which compare as they should
@@ -47,12 +47,12 @@ def room(problem: Problem, rank: np.ndarray | int) -> Room:
         slack_j = problem.energy_budget_j - problem.circuit_energy_j - problem.transmit_power_w * uplink_s
         low = np.where(slack_s > 0, cycles / slack_s, np.inf)
         energy = np.where(slack_j > 0, np.sqrt(np.maximum(slack_j, 0) / (problem.capacitance * cycles)), 0.0)
-    return Room(slack_s, slack_j, low, energy, np.minimum(energy, problem.max_frequency_hz))
+    return Limits(slack_s, slack_j, low, energy, np.minimum(energy, problem.max_frequency_hz))
 
 
 def feasible(problem: Problem, rank: np.ndarray | int) -> np.ndarray:
     """Whether each device can do ``rank`` at some frequency."""
-    return room(problem, rank).feasible
+    return limits_at(problem, rank).feasible
 
 
 def feasible_at(problem: Problem, rank: np.ndarray | int, frequency_hz: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def binding(problem: Problem, rank: np.ndarray) -> np.ndarray:
     spend the budget; or the deadline asks for more than the highest frequency that the budget allows, and that is below f_max.
     ``frequency``: the deadline asks for more than f_max, which is no more than the budget allows.
     """
-    following = room(problem, rank + 1)
+    following = limits_at(problem, rank + 1)
     code = np.where(following.energy_hz < problem.max_frequency_hz, ENERGY, FREQUENCY)
     code = np.where(following.slack_j > 0, code, ENERGY)
     code = np.where(following.slack_s > 0, code, DEADLINE)

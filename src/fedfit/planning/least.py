@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedfit.planning.feasible import room
+from fedfit.planning.feasible import limits_at
 from fedfit.planning.problem import Problem, charges
 
 
@@ -28,7 +28,7 @@ def least(problem: Problem, rank: np.ndarray | int) -> Least:
     The least deadline is met at the highest frequency that budget and CPU allow; the least energy is spent at the lowest
     frequency that keeps the deadline, since energy rises with f² and time falls with 1/f.
     """
-    limits = room(problem, rank)
+    limits = limits_at(problem, rank)
     with np.errstate(all="ignore"):
         at_high = charges(problem, rank, limits.high_hz).latency_s
         at_low = charges(problem, rank, limits.low_hz).energy_j
@@ -133,7 +133,7 @@ def _at_rank_1(problem: Problem, frequency_hz: np.ndarray | None) -> tuple[Least
 
 
 def round_up(value: float) -> str:
-    """``value`` in at most six digits, and above it by more than the sums round: what is printed must do."""
+    """``value`` in at most six digits, and above it by more than the sums round: the printed value must suffice."""
     text = f"{value:.6g}"
     if float(text) >= value * (1 + 1e-9):
         return text

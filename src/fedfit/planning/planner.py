@@ -1,4 +1,4 @@
-"""From a problem to a plan: ranks, frequencies, what they cost, and what stops each device."""
+"""From a problem to a plan: ranks, frequencies, their costs, and each device's limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedfit.planning.feasible import BINDINGS, binding, binding_at, room
+from fedfit.planning.feasible import BINDINGS, binding, binding_at, limits_at
 from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import at_frequency, exact
 from fedfit.records import Charge
@@ -45,7 +45,7 @@ def solve(problem: Problem, own_rank: np.ndarray, *, common: bool, frequency: st
     """
     rank = given_ranks(own_rank, common=common)
     there = rank > 0
-    limits = room(problem, np.maximum(rank, 1))
+    limits = limits_at(problem, np.maximum(rank, 1))
     low, high = _or_nan(there, limits.low_hz), _or_nan(there, limits.high_hz)
     chosen = high if frequency == "fastest" else np.where(low > 0, low, high)
     chosen = np.minimum(chosen, problem.max_frequency_hz)  # only a rank that is not feasible asks for more

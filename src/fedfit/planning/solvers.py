@@ -2,7 +2,7 @@
 
 - ``exact``: integer bisection over the whole fleet at once.
 - ``exhaustive``: every rank, every device; what the exact solver is held to.
-- ``as_printed``: Algorithm 1 with its misprints, kept to show what they do.
+- ``as_printed``: Algorithm 1 with its misprints, kept to show their effect.
 - ``at_frequency``: the best rank where the frequency is given; the paper's baseline draws it.
 """
 

@@ -1,4 +1,4 @@
-"""What the rounds know of radio, battery and clock: a plan before they send, and a charge for what was sent."""
+"""The contract of radio, battery and clock: a plan before a round, and a charge after it."""
 
 from __future__ import annotations
 

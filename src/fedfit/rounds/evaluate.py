@@ -1,48 +1,149 @@
-"""Accuracy, macro-F1 and loss of the resident model on a test set."""
+"""Metrics of the resident model, of a federation's global model, and of each device's own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
 import numpy as np
 import torch
-from torch.nn import functional
 
+from fedfit.aggregation.contract import Rule
+from fedfit.core.task import Metric, Score, Scorer, Task
+from fedfit.core.update import Job, ServerState, Update
 from fedfit.data.batches import length_sorted_batches
 from fedfit.data.tokenize import Samples
 from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
-from fedfit.records import Score
+from fedfit.records import DeviceScore
+from fedfit.rounds.memories import Memories
 
 _BATCH_SIZE = 128
 
 
 @torch.inference_mode()
-def evaluate(model: SplitModel, trunk: Trunk, samples: Samples, precision: str = "fp32") -> Score:
-    """The model as it is, over all ``samples``."""
-    trunk.prepare(samples, range(len(samples)))
+def evaluate(
+    model: SplitModel, trunk: Trunk, task: Task, samples: Samples, precision: str = "fp32", rows: np.ndarray | None = None
+) -> Score:
+    """The model as it is, over ``samples[rows]``; over all when ``None``."""
+    return scored(model, trunk, task, samples, precision, rows, task.scorer()).score()
+
+
+@torch.inference_mode()
+def scored(
+    model: SplitModel,
+    trunk: Trunk,
+    task: Task,
+    samples: Samples,
+    precision: str,
+    rows: np.ndarray | None,
+    scorer: Scorer,
+) -> Scorer:
+    """``scorer``, after the outputs of the model over ``samples[rows]``, shortest first."""
+    chosen = np.arange(len(samples)) if rows is None else rows
+    trunk.prepare(samples, chosen.tolist())
     model.train_mode(False)
-    classes = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    loss = 0.0
-    for batch in length_sorted_batches(samples.lengths, _BATCH_SIZE):
-        hidden, lengths = trunk.batch(samples, batch)
-        labels = torch.from_numpy(samples.labels[batch]).to(model.device)
+    for batch in length_sorted_batches(samples.lengths[chosen], _BATCH_SIZE):
+        hidden, lengths = trunk.batch(samples, chosen[batch])
         with autocast(model.device, precision):
-            logits = model.tail(hidden, lengths).float()
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        predicted = logits.argmax(dim=1).cpu().numpy()
-        np.add.at(confusion, (samples.labels[batch], predicted), 1)
-    return Score(accuracy=float(confusion.trace() / confusion.sum()), macro_f1=macro_f1(confusion), loss=loss / len(samples))
+            output = model.tail(hidden, lengths)
+        scorer.add(output, task.collate(samples, chosen[batch], model.device))
+    return scorer
 
 
-def macro_f1(confusion: np.ndarray) -> float:
-    """Mean over classes of ``2·TP / (2·TP + FP + FN)``.
+@dataclass
+class Policy:
+    """Which models are measured, on what, and when.
 
     Args:
-        confusion: ``(classes, classes)`` counts, true class by predicted class. A class that is neither there nor
-            predicted is left out of the mean.
+        sets: test rows of all devices together by prefix, ``test`` and perhaps ``validation``.
+        train: the samples whose rows the devices hold.
+        tests: each device's own test rows in ``train``; empty where none are set apart.
+        models: ``global``, ``devices`` or ``both``.
+        every: rounds between two evaluations; round 0 and the last are always measured.
     """
-    hits = np.diag(confusion)
-    whole = confusion.sum(axis=0) + confusion.sum(axis=1)
-    present = whole > 0
-    return float((2 * hits[present] / whole[present]).mean())
+
+    rule: Rule
+    model: SplitModel
+    trunk: Trunk
+    task: Task
+    memories: Memories
+    sets: Mapping[str, Samples]
+    train: Samples
+    holders: Sequence[int]
+    tests: Sequence[np.ndarray]
+    models: str
+    every: int
+    rounds: int
+    precision: str
+
+    def __post_init__(self) -> None:
+        self._own: dict[tuple[str, int | None, int | None], Score] = {}
+        self._last_round = -1
+
+    def evaluate(self, state: ServerState, after_round: int) -> tuple[Score, Sequence[DeviceScore]]:
+        """See ``rounds.federation.Evaluator``."""
+        if after_round <= self._last_round:  # another run: its devices may have trained otherwise
+            self._own.clear()
+        self._last_round = after_round
+        if after_round % self.every and after_round != self.rounds:
+            return {}, ()
+        job = self.rule.server.model(state)
+        found: dict[str, Metric] = {}
+        if self.models in ("global", "both"):
+            for prefix, samples in self.sets.items():
+                found |= _prefixed(prefix, self._on(job, samples))
+        elif not any(map(len, self.tests)):
+            for prefix, samples in self.sets.items():
+                found |= _prefixed(prefix, self._mean_of_devices(job.update, prefix, samples, after_round + 1))
+        scores = self._devices(job, after_round) if self.models != "global" else []
+        return {**found, **summary(scores)}, scores
+
+    def _on(self, job: Job, samples: Samples, rows: np.ndarray | None = None) -> Score:
+        self.model.load(job)
+        return evaluate(self.model, self.trunk, self.task, samples, self.precision, rows)
+
+    def _mean_of_devices(self, adapter: Update, prefix: str, samples: Samples, before_round: int) -> Score:
+        """The mean over the devices' own models on a common set."""
+        scores = [self._own_score(device, adapter, prefix, samples, before_round) for device in self.holders]
+        return {name: Metric(fmean(s[name].value for s in scores), m.higher_is_better) for name, m in scores[0].items()}
+
+    def _own_score(self, device: int, adapter: Update, prefix: str, samples: Samples, before_round: int) -> Score:
+        """One device's own model on a common set; where nothing is shared, measured once for each of its rounds."""
+        kept = self.memories.last_round(device, before_round)
+        key = (prefix, None if kept is None else device, kept)
+        if not self.rule.traits.shares and key in self._own:
+            return self._own[key]
+        job = self.rule.device.receive(adapter, self.memories.read(device, before_round))
+        self._own[key] = self._on(job, samples)
+        return self._own[key]
+
+    def _devices(self, job: Job, after_round: int) -> list[DeviceScore]:
+        """Each device's own model on its own test part; the global one where devices have none of their own."""
+        personal, scores = self.rule.traits.personal, []
+        for device, rows in enumerate(self.tests):
+            if len(rows):
+                own = job
+                if personal:
+                    own = self.rule.device.receive(job.update, self.memories.read(device, after_round + 1))
+                metrics = _prefixed("personal" if personal else "shared", self._on(own, self.train, rows))
+                scores.append(DeviceScore(after_round, device, len(rows), metrics))
+        return scores
+
+
+def summary(scores: Sequence[DeviceScore]) -> Score:
+    """Mean, worst and spread (standard deviation) over the devices of each metric: ``personal_accuracy_mean``."""
+    found: dict[str, Metric] = {}
+    for name, first in (scores[0].metrics if scores else {}).items():
+        values = [score.metrics[name].value for score in scores]
+        higher = first.higher_is_better
+        found[f"{name}_mean"] = Metric(fmean(values), higher)
+        found[f"{name}_worst"] = Metric(min(values) if higher else max(values), higher)
+        found[f"{name}_spread"] = Metric(float(np.std(values)), higher_is_better=False)
+    return found
+
+
+def _prefixed(prefix: str, score: Score) -> dict[str, Metric]:
+    return {f"{prefix}_{name}": metric for name, metric in score.items()}

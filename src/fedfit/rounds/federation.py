@@ -1,32 +1,49 @@
-"""What stays the same from round to round."""
+"""The parts that stay the same from round to round."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from fedfit.aggregation.base import Rule
-from fedfit.codecs.base import Codec
-from fedfit.records import AdapterSize, Score
+from fedfit.aggregation.contract import Rule
+from fedfit.codecs.contract import Codec
+from fedfit.core.task import Score
+from fedfit.core.update import AdapterSize, ServerState
+from fedfit.records import DeviceScore
 from fedfit.rounds.clock import Clock
 from fedfit.rounds.link import Link
+
+
+class Evaluator(Protocol):
+    """Measures a federation's models."""
+
+    def evaluate(self, state: ServerState, after_round: int) -> tuple[Score, Sequence[DeviceScore]]:
+        """Metrics by their full names (``test_accuracy``) of ``state`` after a round, and those of devices' own models. Empty
+        in a round that is not measured."""
 
 
 @dataclass(frozen=True)
 class Federation:
     """The parts that a round works with.
 
-    ``samples`` is the number of samples by device; ``score`` evaluates a rule's state on the test set. ``size`` is the
-    adapter's size at a rank, and ``ranks`` those of the devices where nothing is planned. ``uniform`` lets devices weigh
-    alike. ``clock`` plans and charges, if there is one.
+    Args:
+        groups: the adapter's groups.
+        samples: the number of samples that each device registered, by device.
+        size: the adapter's size at a rank.
+        ranks: the rank of each device where nothing is planned.
+        uniform: devices weigh alike.
+        clock: plans and charges rounds, if given.
+        reply_deadline_s: wall time that a device has for its reply; none when ``None``.
+        max_failed_rounds: rounds in a row without one usable update after which the run stops.
     """
 
     rule: Rule
-    codec: Codec
+    groups: frozenset[str]
+    uplink: Codec
+    downlink: Codec
     link: Link
-    score: Callable[[Any, int], Score]
-    """Of a state, after the round of that number."""
+    evaluator: Evaluator
     samples: Sequence[int]
     devices_per_round: int
     seed: int
@@ -34,3 +51,5 @@ class Federation:
     ranks: Sequence[int]
     uniform: bool = False
     clock: Clock | None = None
+    reply_deadline_s: float | None = None
+    max_failed_rounds: int = 3

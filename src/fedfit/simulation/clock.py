@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedfit.planning.feasible import binding, room
+from fedfit.planning.feasible import binding, limits_at
 from fedfit.planning.least import why_infeasible
 from fedfit.planning.planner import Solution, solve_at, solve_exactly
 from fedfit.planning.problem import Problem, Work, charges, make_problem
@@ -108,7 +108,7 @@ class FleetClock:
 
     @property
     def deadline_s(self) -> float:
-        """T0; infinite where there is none."""
+        """T0; infinite without a deadline."""
         return self.recipe.plan.deadline_s or math.inf
 
     def _links(self, round_number: int) -> Links:
@@ -136,7 +136,7 @@ class FleetClock:
         return budget_j, np.maximum(self.fleet.battery_j[rows] - self.spent_j[rows], 0.0)
 
     def _drawn_hz(self, round_number: int, rows: np.ndarray) -> np.ndarray | None:
-        """The baseline's frequencies; of the whole fleet, so that who takes part changes no draw."""
+        """The baseline's frequencies; of the whole fleet, so that the choice of devices changes no draw."""
         plan = self.recipe.plan
         if plan.policy != "random_frequency":
             return None
@@ -155,7 +155,7 @@ class FleetClock:
     def _fixed(self, problem: Problem) -> Solution:
         """The ranks that are given, feasible or not; a device that cannot do its own runs as fast as its budget allows."""
         rank = problem.max_rank
-        limits, own = room(problem, rank), exact(problem)
+        limits, own = limits_at(problem, rank), exact(problem)
         fastest = np.where(limits.high_hz > 0, limits.high_hz, problem.max_frequency_hz)
         slowest = np.where(limits.feasible & (limits.low_hz > 0), limits.low_hz, fastest)
         frequency = fastest if self.recipe.plan.frequency == "fastest" else slowest
@@ -164,19 +164,19 @@ class FleetClock:
         return Solution(own, rank, common, frequency, slowest, fastest, cost, binding(problem, own))
 
     def _reasons(self, problem: Problem, solution: Solution, rows: np.ndarray, drawn_hz: np.ndarray | None) -> list[str | None]:
-        """Why each device cannot take part; ``None`` where it can. A battery that is nearly empty is told as such."""
+        """Why each device cannot take part; ``None`` where it can. A battery that is nearly empty is named as the reason."""
         budget_j, battery_j = self._limits_j(rows)
         unable = np.flatnonzero(solution.rank == 0)
         words = why_infeasible(problem.take(unable), None if drawn_hz is None else drawn_hz[unable])
-        told: dict[int, str] = dict(zip(unable.tolist(), words, strict=True))
+        reasons: dict[int, str] = dict(zip(unable.tolist(), words, strict=True))
         if self.recipe.plan.policy == "fixed":
-            told |= _cannot_send(problem)
+            reasons |= _cannot_send(problem)
         for row in np.flatnonzero(battery_j < budget_j):
             if battery_j[row] <= 0:
-                told[int(row)] = "the battery is empty"
-            elif int(row) in told:
-                told[int(row)] = f"the battery holds {battery_j[row]:.6g} J: {told[int(row)]}"
-        return [told.get(row) for row in range(len(rows))]
+                reasons[int(row)] = "the battery is empty"
+            elif int(row) in reasons:
+                reasons[int(row)] = f"the battery holds {battery_j[row]:.6g} J: {reasons[int(row)]}"
+        return [reasons.get(row) for row in range(len(rows))]
 
     def _by_bytes(
         self, formula: Charge[float], device: int, link: LinkState, downlink_bytes: int, uplink_bytes: int
@@ -202,8 +202,8 @@ class FleetClock:
 
 
 def _cannot_send(problem: Problem) -> dict[int, str]:
-    """Devices whose circuit and uplink alone spend what they may, at the rank that they are given; by row."""
-    limits = room(problem, problem.max_rank)
+    """Devices whose circuit and uplink alone spend the whole budget, at their given rank; by row."""
+    limits = limits_at(problem, problem.max_rank)
     asked_j = problem.energy_budget_j - limits.slack_j
     return {
         int(row): f"circuit and uplink alone take {asked_j[row]:.6g} J at rank {problem.max_rank[row]}, "

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from fedfit.aggregation.base import Rule
-from fedfit.codecs.base import Codec
-from fedfit.records import Factors, Update
+import torch
 
-_NUMBER_BITS = 32.0
-"""Of a factor's number in a packet."""
+from fedfit.aggregation.contract import Rule
+from fedfit.codecs.contract import Codec
+from fedfit.core.update import PAIRS, Factors, Update, grouped, named_tensors
 
 
 @dataclass(frozen=True)
@@ -22,50 +21,59 @@ class Traffic:
 
 
 def downlink_traffic(rule: Rule, codec: Codec, adapter: Update, rounds: int) -> Traffic:
-    """What a device receives in a round of ``rounds``, at most; ``adapter`` is the freshly drawn global one."""
-    parts = {rule.gets(number) for number in range(1, rounds + 1)}
-    return _traffic(codec, adapter, parts, rule.extra_downlink_bytes)
+    """The traffic to a device in a round of ``rounds``, at most; ``adapter`` is the freshly drawn global one."""
+    traits = rule.traits
+    travels = {traits.downlink_groups(number, adapter.present) for number in range(1, rounds + 1)}
+    return _traffic(codec, adapter, travels, traits.downlink_density, rule.server.downlink_extra_bytes)
 
 
 def uplink_traffic(rule: Rule, codec: Codec, adapter: Update, rounds: int) -> Traffic:
-    """What a device sends in a round of ``rounds``, at most; ``adapter`` is the freshly drawn global one."""
-    parts = {rule.sends(number) for number in range(1, rounds + 1)}
-    return _traffic(codec, adapter, parts, rule.extra_uplink_bytes)
+    """The traffic from a device in a round of ``rounds``, at most; ``adapter`` is the freshly drawn global one."""
+    traits = rule.traits
+    travels = {traits.uplink_groups(number, adapter.present) for number in range(1, rounds + 1)}
+    return _traffic(codec, adapter, travels, traits.uplink_density, rule.server.uplink_extra_bytes)
 
 
-def _traffic(codec: Codec, adapter: Update, rounds: Iterable[frozenset[str]], extra_bytes: Callable[[Update], int]) -> Traffic:
-    """The greatest of all ``rounds``, each given by the parts that travel in it, with ``extra_bytes`` beside them."""
+def _traffic(
+    codec: Codec, adapter: Update, travels: set[frozenset[str]], density: float, extra_bytes: Callable[[Update], int]
+) -> Traffic:
+    """The greatest of all rounds, each given by the groups that travel in it, with ``extra_bytes`` beside them."""
     fixed_bytes, bytes_per_rank = _extra(adapter, extra_bytes)
-    overhead = max(overhead_bytes(codec, adapter, parts) for parts in rounds)
-    numbers = max(_numbers_per_rank(adapter, parts) for parts in rounds)
-    return Traffic(8.0 * (overhead + fixed_bytes), _NUMBER_BITS * numbers + 8.0 * bytes_per_rank)
+    overhead = max(overhead_bytes(codec, adapter, groups, density) for groups in travels)
+    numbers = max(_numbers_per_rank(adapter, groups) for groups in travels)
+    return Traffic(8.0 * (overhead + fixed_bytes), codec.bits_per_number(density) * numbers + 8.0 * bytes_per_rank)
 
 
 def _extra(adapter: Update, extra_bytes: Callable[[Update], int]) -> tuple[float, float]:
     """``extra_bytes`` at any rank, and those for each rank up to that of ``adapter``, at most."""
-    rank = max((len(pair.a) for pair in adapter.factors.values()), default=0)
     whole = extra_bytes(adapter)
-    if rank < 2:
+    if adapter.rank < 2:
         return float(whole), 0.0
     first = {name: Factors(pair.a[:1], pair.b[:, :1], pair.scale) for name, pair in adapter.factors.items()}
-    per_rank = max(0.0, (whole - extra_bytes(replace(adapter, factors=first))) / (rank - 1))
-    return whole - rank * per_rank, per_rank
+    per_rank = max(0.0, (whole - extra_bytes(adapter.with_factors(first))) / (adapter.rank - 1))
+    return whole - adapter.rank * per_rank, per_rank
 
 
-def _numbers_per_rank(adapter: Update, parts: frozenset[str]) -> int:
-    pairs = adapter.factors.values()
-    return sum(pair.a.shape[1] * ("a" in parts) + pair.b.shape[0] * ("b" in parts) for pair in pairs)
+def _numbers_per_rank(adapter: Update, groups: frozenset[str]) -> int:
+    tensors = named_tensors(adapter.only(groups & PAIRS))
+    return sum(tensor.numel() for tensor in tensors.values()) // max(1, adapter.rank)
 
 
-def overhead_bytes(codec: Codec, adapter: Update, parts: frozenset[str]) -> int:
-    """The most that a packet of ``parts`` of ``adapter`` takes beside the factors' numbers, at any rank up to its own: the
-    head, names and framing.
+def overhead_bytes(codec: Codec, adapter: Update, groups: frozenset[str], density: float = 1.0) -> int:
+    """The most that a packet of ``groups`` of ``adapter`` takes beside the pairs' numbers, at any rank up to its own: the other
+    groups, names and framing.
 
-    Measured on an update whose scales, weight and metrics have as many digits as any can have.
+    Measured on an update whose scales, weight and facts have as many digits as any can have. Sparse pairs are all zeros there,
+    so that neither numbers nor places are in the packet.
     """
     wordy = 1 / 3
-    factors = {name: Factors(pair.a, pair.b, wordy) for name, pair in adapter.factors.items()}
-    metrics = {"steps": 1e15 + wordy, "train_loss": wordy}
-    packet = codec.encode(Update(factors, adapter.head, 1e15 + wordy, metrics), parts)
-    sent = (pair.a.numel() * ("a" in parts) + pair.b.numel() * ("b" in parts) for pair in adapter.factors.values())
-    return packet.size_bytes - 4 * sum(sent) + 8  # the header is filled up to a multiple of 8
+    facts = {"steps": 10**15, "train_loss": wordy}
+    sent = replace(adapter.only(groups), scales=dict.fromkeys(adapter.scales, wordy), weight=1e15 + wordy, facts=facts)
+    pairs = named_tensors(sent.only(PAIRS))
+    if density < 1:
+        zeros = grouped({name: torch.zeros_like(tensor) for name, tensor in pairs.items()})
+        packet, _ = codec.encode(replace(sent.with_groups(zeros), sparse=PAIRS & sent.present))
+        return packet.size_bytes + 8
+    packet, _ = codec.encode(sent)
+    numbers_bytes = codec.bits_per_number() / 8 * sum(tensor.numel() for tensor in pairs.values())
+    return packet.size_bytes - int(numbers_bytes) + 8  # the header is filled up to a multiple of 8

@@ -119,4 +119,4 @@ NOTES = (
         "aggregation", ("federation.rule",), None, "the paper has no formula; the mean of each factor, weighted by samples"
     ),
 )
-"""What section 3 of the paper prints and what it does not; common to all figures."""
+"""The settings that section 3 of the paper prints, and those that it leaves out; common to all figures."""

@@ -17,7 +17,7 @@ from fedfit.sweeps.rows import Row
 _PANEL_INCHES = (4.2, 3.0)
 _LEGEND_INCHES = 1.2
 _BOUND_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-"""Of methods that send nothing, told from one another and from the lines."""
+"""Of methods that send nothing, unlike one another and the lines."""
 
 _LAST_ROUND = ", last round"
 

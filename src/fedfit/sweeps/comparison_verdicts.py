@@ -52,7 +52,7 @@ def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
         for claim, pairs in judged.items()
     ]
     parts = [
-        f"# {comparison.name}: what was claimed, and what is seen here",
+        f"# {comparison.name}: the claims, and the findings here",
         table_text(("claim", "from", "difference over all", *columns), summary),
         "## Pair by pair",
     ]

@@ -51,7 +51,7 @@ def parse_grid(words: Sequence[str]) -> Grid:
         if not equals or not key:
             faults.append(Fault("override", word, "write section.key=value, for example adapter.rank=4,8,16"))
         elif key in values:
-            faults.append(Fault(key, text, "the key is there twice; write all its values behind one ="))
+            faults.append(Fault(key, text, "the key is given twice; write all its values behind one ="))
         else:
             values[key] = _values(key, text, faults)
     seeds = _seeds(values.pop(SEED, ()), faults)
@@ -94,7 +94,7 @@ def _values(key: str, text: str, faults: list[Fault]) -> tuple[str, ...]:
             found += _range(key, part, int(bounds[1]), int(bounds[2]), faults)
     twice = sorted({part for part in found if found.count(part) > 1}) if len(found) <= MAX_RUNS else []
     if twice:
-        faults.append(Fault(key, text, f"{', '.join(twice)} is there twice; a sweep runs each value once"))
+        faults.append(Fault(key, text, f"{', '.join(twice)} is given twice; a sweep runs each value once"))
     return tuple(found)
 
 
@@ -122,5 +122,5 @@ def _check_size(axes: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int],
         remedy = f"{runs:,} runs; a sweep has at most {MAX_RUNS:,}. Sweep fewer values, or in several folders"
         faults.append(Fault("sweep", f"{len(axes)} keys", remedy))
     if runs == 1 and not faults:
-        remedy = "there is one run only; give a key several values (adapter.rank=4,8,16), or use `fedfit run`"
+        remedy = "this is one run only; give a key several values (adapter.rank=4,8,16), or use `fedfit run`"
         faults.append(Fault("sweep", "one value a key", remedy))

@@ -114,7 +114,7 @@ def table_page(sweep: Sweep, rows: Sequence[Row]) -> str:
     ]
     words = (
         f"Mean ± standard deviation over {seed_words(sweep.seeds)}, after the last round. Bytes, seconds and joules are of the "
-        "whole run; 1 MB is a million bytes. The simulated columns are there where rounds are planned."
+        "whole run; 1 MB is a million bytes. Planned rounds have the simulated columns."
     )
     return f"# {sweep.title}\n\n{words}\n\n{table_text(head, lines)}\n"
 
@@ -166,7 +166,7 @@ def _number(value: str) -> float | None:
 
 
 def _cell(value: str) -> Cell:
-    """Whole numbers stay whole; what is no number stays as it was written, without quotes around it."""
+    """Whole numbers stay whole; anything else stays as it was written, without quotes around it."""
     found: Any = _number(value)
     if found is None:
         return value.strip("\"'")

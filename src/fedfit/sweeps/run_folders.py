@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.errors import RunFolderError
-from fedfit.experiment.build import resolve_paths
+from fedfit.experiment.build import resolve
 from fedfit.experiment.load import to_toml
 from fedfit.experiment.tables import flat
 from fedfit.reports.read import read_run
@@ -21,7 +21,7 @@ _SHOWN_DIFFERENCES = 5
 
 
 def differences(run: Run, out: Path) -> list[str]:
-    """What the recipe in the run's folder says otherwise than ``run.recipe``, a line a key; none where there is no recipe.
+    """What the recipe in the run's folder says otherwise than ``run.recipe``, a line a key; none without a recipe.
 
     Raises:
         RunFolderError: when the recipe in the folder cannot be read.
@@ -29,14 +29,14 @@ def differences(run: Run, out: Path) -> list[str]:
     path = out / RUNS_FOLDER / run.folder / "recipe.toml"
     if not path.is_file():
         return []
-    there, wanted = _document(path), dict(flat(tomllib.loads(to_toml(resolve_paths(run.recipe)))))
+    there, wanted = _document(path), dict(flat(tomllib.loads(to_toml(resolve(run.recipe)))))
     missing = "unset"
     keys = [key for key in {**wanted, **there} if wanted.get(key, missing) != there.get(key, missing)]
     return [f"{key} is {there.get(key, missing)!r} there and {wanted.get(key, missing)!r} now" for key in sorted(keys)]
 
 
 def other_recipes(runs: Sequence[Run], out: Path, *, force: bool) -> list[Run]:
-    """Those of ``runs`` that are there with another recipe than is wanted now.
+    """Those of ``runs`` whose folder has another recipe than is wanted now.
 
     Raises:
         RunFolderError: when there are any, unless ``force`` allows to run them anew.
@@ -58,7 +58,7 @@ def is_finished(run: Run, out: Path) -> bool:
 
 
 def unfinished(runs: Sequence[Run], out: Path) -> list[Run]:
-    """Those of ``runs`` that are not finished, or are there with another recipe."""
+    """Those of ``runs`` that are not finished, or whose folder has another recipe."""
     return [run for run in runs if differences(run, out) or not is_finished(run, out)]
 
 

@@ -55,18 +55,18 @@ class Stage:
 
 
 def run_sweep(sweep: Sweep, out: Path, *, force: bool = False) -> Iterator[Progress]:
-    """Runs what is left of ``sweep`` in ``out``; :func:`run_stages` has the contract."""
+    """Runs the rest of ``sweep`` in ``out``; :func:`run_stages` has the contract."""
     return run_stages([Stage.of(sweep, out)], force=force)
 
 
 def run_stages(stages: Sequence[Stage], *, force: bool = False) -> Iterator[Progress]:
-    """Runs what is left of ``stages``, a run at a time; stop asking to stop, and call again to go on.
+    """Runs the rest of ``stages``, a run at a time; stop asking to stop, and call again to go on.
 
     Yields before each run, after each of its rounds, and once for a run that was finished before. Run folders are
     ``<folder of the stage>/runs/<line>-<x>-seed<k>``. All of them are checked before the first starts.
 
     Args:
-        force: runs anew what is there with another recipe; what has the wanted one is kept.
+        force: replaces runs of another recipe; the others are kept.
 
     Raises:
         FedfitError: for a recipe, data, model or folder that will not do, or a run that cannot go on. In particular for a

@@ -1,4 +1,4 @@
-"""A study: sweeps to be run one after another, and what is written of them. The runner needs no more to know."""
+"""A study: sweeps to be run one after another, and the pages written of them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def verdicts_text(figure: str, rows: Sequence[Row]) -> str:
         f"The untrained model is at chance when its mean lies within {CHANCE_MARGIN:g} points of it. When it lies further\n"
         "away, the claim does not hold, unless t standard errors reach chance; then it is within the noise.\n"
     )
-    head, table = f"# {figure}: what the paper saw, and what is seen here", "\n".join(lines)
+    head, table = f"# {figure}: the paper's claims, and the findings here", "\n".join(lines)
     return f"{head}\n\n{table}\n\n## How it is judged\n\n{RULE}\n{margin}"
 
 
@@ -99,7 +99,7 @@ _CLAIMS: dict[str, Callable[[Sequence[Row]], list[Verdict]]] = {
 
 
 def _rises(claim: str, rows: Sequence[Row], line: str, xs: Sequence[float]) -> Verdict:
-    """By the slope of each seed's accuracy over log2 x; the ends and the steps are told beside it."""
+    """By the slope of each seed's accuracy over log2 x; the ends and the steps stand beside it."""
     if len(xs) < 2:
         return Verdict(claim, "one point only", NOISE)
     by_x = [_at(rows, line, x) for x in xs]

@@ -20,9 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fedfit.atomic import write_atomic
-from fedfit.codecs.safetensors import SafetensorsCodec
+from fedfit.codecs.plain import PlainCodec
+from fedfit.core.messages import Packet
+from fedfit.core.update import ServerState
 from fedfit.errors import UpdateRefused
-from fedfit.records import Packet, RoundRecord, RoundResult, ServerState
+from fedfit.records import RoundRecord, RoundResult
 from fedfit.tracking.needs import Needs
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._codec = SafetensorsCodec()
+        self._codec = PlainCodec()
 
     def save(self, result: RoundResult, needs: Needs | None = None) -> None:
         """Writes ``result`` with its ``needs``, and removes all but the newest."""
@@ -79,21 +81,19 @@ class Checkpoints:
         line, _, state = body.partition(b"\n")
         head = json.loads(line)
         record, needs = RoundRecord.from_json(head["record"]), Needs.from_json(head["needs"])
-        return Checkpoint(record, (), self._decode(head, state), needs)
+        return Checkpoint(record, (), self._decode(head, state), needs=needs)
 
-    def _encode(self, state: Any) -> tuple[dict[str, Any], bytes]:
+    def _encode(self, state: ServerState) -> tuple[dict[str, Any], bytes]:
         """A rule's state as entries of the head, and as bytes."""
-        kept = state if isinstance(state, ServerState) else ServerState(state)
-        adapter = self._codec.encode(kept.adapter).payload
-        head = {"adapter_bytes": len(adapter), "numbers": dict(kept.numbers), "plain": kept is not state}
-        return head, adapter + (save(dict(kept.tensors)) if kept.tensors else b"")
+        packet, _ = self._codec.encode(state.adapter)
+        head = {"adapter_bytes": packet.size_bytes, "numbers": dict(state.numbers)}
+        return head, packet.payload + (save(dict(state.tensors)) if state.tensors else b"")
 
-    def _decode(self, head: dict[str, Any], state: bytes) -> Any:
+    def _decode(self, head: dict[str, Any], state: bytes) -> ServerState:
         """The inverse of ``_encode``."""
         size = head["adapter_bytes"]
         tensors = load(state[size:]) if len(state) > size else {}
-        kept = ServerState(self._codec.decode(Packet(state[:size])), tensors, head["numbers"])
-        return kept.adapter if head["plain"] else kept
+        return ServerState(self._codec.decode(Packet(state[:size])), tensors, head["numbers"])
 
     def _found(self) -> list[tuple[int, Path]]:
         matches = [(_NAME.fullmatch(path.name), path) for path in self._folder.glob("*")]

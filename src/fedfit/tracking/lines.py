@@ -69,6 +69,15 @@ class Lines(Generic[_Record]):
         self._take(kept)
         return [self._parse(line) for line in kept.splitlines()]
 
+    def read(self) -> list[_Record]:
+        """Every whole line of the file; none where there is no file.
+
+        Raises:
+            RunFolderError: for a line that this version cannot read.
+        """
+        lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
+        return [self._parse(line) for line in lines]
+
     def _bytes(self, mark: Mark | None) -> bytes:
         return self._path.read_bytes()[: mark.position] if mark is not None and self._path.exists() else b""
 

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fedfit.atomic import write_atomic
+from fedfit.core.update import Memory
 from fedfit.errors import RunFolderError
-from fedfit.records import Memory
 from fedfit.tracking.needs import Mark
 
 _NAME = re.compile(r"round-(\d+)\.safetensors")

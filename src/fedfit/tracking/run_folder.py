@@ -31,29 +31,34 @@ _ROUNDS, _DEVICES = "rounds.jsonl", "devices.jsonl"
 _OURS = ("recipe.toml", "environment.json", "partition.json", _ROUNDS, _DEVICES, "report.html")
 _OUR_FOLDERS = ("tensorboard", "mlflow", "wandb", "checkpoints", "adapter", "figures", "devices")
 _LOCK = ".lock"
+DEVICES_FOLDER = "devices"
+"""The folder of what devices keep, in a run's."""
 _SHOWN = 12  # lines of a message; a thousand devices may have lost what they kept
 
 
 class RunFolder:
     """A run folder held by this process alone: a second process that opens it is refused."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, memories: DeviceMemories | None = None) -> None:
         self.path = path
         self.checkpoints = Checkpoints(path / "checkpoints")
-        self.memories = DeviceMemories(path / "devices")
+        self.memories = memories or DeviceMemories(path / DEVICES_FOLDER)
         self._rounds = Lines(path / _ROUNDS, RoundRecord)
         self._devices = Lines(path / _DEVICES, DeviceRecord)
         self._lock: BinaryIO | None = None
 
     @classmethod
-    def create(cls, path: Path, *, force: bool = False) -> RunFolder:
+    def create(cls, path: Path, *, force: bool = False, memories: DeviceMemories | None = None) -> RunFolder:
         """A new, empty run folder. ``force`` removes the files of an earlier run, and nothing else that lies there.
+
+        Args:
+            memories: those of its devices, made before; below ``DEVICES_FOLDER``.
 
         Raises:
             RunFolderError: when something is there already, is in use, or cannot be written.
         """
         cls.check_free(path, force=force)
-        folder = cls(path)
+        folder = cls(path, memories)
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder._hold()
@@ -217,3 +222,18 @@ class RunFolder:
 
 def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def read_labels(adapter: Path) -> list[str]:
+    """The names of the classes beside a saved adapter, in the order of the outputs.
+
+    Raises:
+        RunFolderError: when they cannot be read.
+    """
+    try:
+        labels = json.loads((adapter / "labels.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{adapter / 'labels.json'} cannot be read: {error}") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise RunFolderError(f"{adapter / 'labels.json'} is not a list of names; restore it")
+    return labels

@@ -100,7 +100,7 @@ def _whole(name: str) -> bool:
 
 
 def draw_numbers(number: Number | None, count: int, seed: int) -> np.ndarray:
-    """``count`` values of ``number``, float64: all the same, drawn from ``seed``, or NaN where there is none."""
+    """``count`` values of ``number``, float64: all the same, drawn from ``seed``, or NaN for none."""
     if not isinstance(number, Draw):
         return np.full(count, math.nan if number is None else float(number))
     generator, values = np.random.default_rng(seed), np.asarray(number.values, dtype=np.float64)

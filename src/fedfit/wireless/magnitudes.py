@@ -1,4 +1,4 @@
-"""Values that are off by orders of magnitude, told with what they would mean. They are the user's to keep or to mend."""
+"""Values that are off by orders of magnitude, with their consequences in words. The user keeps or mends them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def magnitude_warnings(fleet: Fleet, links: Links, uplink_bits: float, downlink_
         uplink_bits: M·Q of rank 1, to say how long it takes to send.
         downlink_bits: the same of the downlink.
     """
-    with np.errstate(all="ignore"):  # what is far off may overflow, and is told all the same
+    with np.errstate(all="ignore"):  # values far off may overflow, and are reported all the same
         return _lines(fleet, links, _Bits(uplink_bits, downlink_bits))
 
 

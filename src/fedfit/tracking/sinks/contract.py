@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedfit.atomic import write_atomic
 from fedfit.records import RoundRecord
-from fedfit.tracking.atomic import write_atomic
 
 
 class Sink(Protocol):

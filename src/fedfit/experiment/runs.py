@@ -1,0 +1,21 @@
+"""The recipe of a run folder. Starts without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedfit.errors import RunFolderError
+from fedfit.experiment.load import parse_recipe, read_recipe
+from fedfit.settings import Recipe
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe that a run was made from.
+
+    Raises:
+        RunFolderError: when the folder is none of a run.
+    """
+    file = run / "recipe.toml"
+    if not file.is_file():
+        raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.toml")
+    return parse_recipe(read_recipe(str(file)), origin=str(file))

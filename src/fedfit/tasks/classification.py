@@ -1,0 +1,89 @@
+"""Classification: one class a text, read at one token; cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor
+from torch.nn import functional
+
+from fedfit.core.task import Metric, Score, Scorer
+from fedfit.data.tokenize import Samples
+
+METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType(
+    {
+        "accuracy": lambda true, predicted: float(np.count_nonzero(true == predicted) / len(true)),
+        "macro_f1": lambda true, predicted: float(f1_score(true, predicted, average="macro", zero_division=0.0)),
+        "weighted_f1": lambda true, predicted: float(f1_score(true, predicted, average="weighted", zero_division=0.0)),
+        "balanced_accuracy": lambda true, predicted: float(balanced_accuracy_score(true, predicted)),
+        "mcc": lambda true, predicted: float(matthews_corrcoef(true, predicted)),
+    }
+)
+"""Metrics of true and predicted classes, ``(samples,)`` each, by the names of ``task.metrics``; scikit-learn's definitions."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One of ``label_names`` for each text.
+
+    Args:
+        metrics: names of ``METRICS``; ``loss``, the mean cross-entropy in nats a sample, is always measured.
+    """
+
+    label_names: tuple[str, ...]
+    metrics: Sequence[str] = ("accuracy", "macro_f1")
+    name: str = "classification"
+
+    @property
+    def headline(self) -> str:
+        """The first metric."""
+        return self.metrics[0] if self.metrics else "loss"
+
+    @property
+    def outputs(self) -> int:
+        """A logit a class."""
+        return len(self.label_names)
+
+    def positions(self, lengths: Tensor) -> str | Tensor:
+        """The first token, where encoders put their summary."""
+        return "first"
+
+    def collate(self, samples: Samples, rows: np.ndarray, device: torch.device) -> Tensor:
+        """Class numbers ``(batch,)``, int64."""
+        return torch.from_numpy(samples.labels[rows]).to(device)
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of logits ``(batch, classes)``, in float32."""
+        return functional.cross_entropy(output.float(), targets)
+
+    def scorer(self) -> Scorer:
+        """A scorer of accuracy and its like."""
+        return ClassScorer(self.metrics)
+
+
+class ClassScorer:
+    """Gathers classes, true and predicted, and the cross-entropy."""
+
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._true: list[np.ndarray] = []
+        self._predicted: list[np.ndarray] = []
+        self._loss = 0.0
+
+    def add(self, output: Tensor, targets: Tensor) -> None:
+        """Logits ``(batch, classes)`` and class numbers ``(batch,)``."""
+        logits = output.float()
+        self._loss += float(functional.cross_entropy(logits, targets, reduction="sum"))
+        self._true.append(targets.cpu().numpy())
+        self._predicted.append(logits.argmax(dim=1).cpu().numpy())
+
+    def score(self) -> Score:
+        """The metrics over all samples."""
+        true, predicted = np.concatenate(self._true), np.concatenate(self._predicted)
+        found = {name: Metric(METRICS[name](true, predicted)) for name in self._metrics}
+        return {**found, "loss": Metric(self._loss / len(true), higher_is_better=False)}
