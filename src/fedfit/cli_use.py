@@ -18,22 +18,33 @@ def predict(
     kind: Annotated[
         str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet; by the file's ending when left out.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Where to write; standard output when left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File to write, its format by its ending; standard output when left out.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Column of the text, once for each; by default those of the recipe.")
+    ] = None,
+    pair: Annotated[
+        str | None, typer.Option("--pair", help="Column of the second sentence; by default that of the recipe.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Add the columns prediction and probability to rows of your own."""
     with polite_errors():
-        from fedfit.experiment.rows import read_rows, texts_of, with_predictions, write_rows
-        from fedfit.experiment.runs import recipe_of
+        from fedfit.experiment.rows import output_kind, read_rows, write_rows
+        from fedfit.experiment.runs import adapter_of, recipe_of
 
-        rows = read_rows(source, kind)
-        texts, pairs = texts_of(rows, recipe_of(folder).data)
+        data = recipe_of(folder).data
+        adapter_of(folder)
+        rows = read_rows(source, kind, data.columns)
+        written_as = output_kind(output, rows)
+        texts, pairs = rows.texts(data, text or (), pair)
         with waiting("reading the model …", quiet):
             prepare_libraries()
             from fedfit.experiment.use import Predictor
 
             predictor = Predictor(folder)
-        write_rows(with_predictions(rows, predictor.predict(texts, pairs)), output)
+        write_rows(rows.with_predictions(predictor.predict(texts, pairs)), written_as, output)
         if output is not None:
             say(SCREEN, f"{len(rows)} rows: {output}")
 

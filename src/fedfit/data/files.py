@@ -24,30 +24,41 @@ def read_table(path: Path, kind: str, columns: Sequence[str] | None = None, key:
     ``NA`` and ``null`` are words in csv and tsv. Errors name the recipe's ``key`` beside the path. Raises ``DataError`` for a
     file that is missing, empty, not UTF-8 or not of its format.
     """
-    content = _read_bytes(path)
+    return to_table(parse_frame(read_bytes(path), path, kind, columns), str(path) if key is None else f"{path} ({key})")
+
+
+def parse_frame(
+    content: bytes, path: Path, kind: str, columns: Sequence[str] | None = None, setting: str = "data.source"
+) -> pd.DataFrame:
+    """The rows in ``content``, as ``read_table`` reads them, each cell in the type that the format gives it.
+
+    Args:
+        path: the content's origin, for messages.
+        setting: the key or option that names the format, for messages.
+    """
+    if not content or content.isspace():
+        raise DataError(f"{path} is empty: it must hold at least one sample")
     if kind == "parquet":
-        frame = _parse_parquet(content, path)
+        frame = _parse_parquet(content, path, setting)
     elif kind == "jsonl":
         frame = _parse_jsonl(_decode(content, path), path)
     else:
-        frame = _parse_separated(_decode(content, path), path, kind, columns)
+        frame = _parse_separated(_decode(content, path), path, kind, columns, setting)
     if frame.empty:
         raise DataError(f"{path} has no rows: it must hold at least one sample")
-    return to_table(frame, str(path) if key is None else f"{path} ({key})")
+    return frame
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of ``path``. Raises ``DataError`` for a file that is missing or cannot be read."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such file; check the path (a relative one starts at the working folder)"
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): name a file that can") from None
-    if not content or content.isspace():
-        raise DataError(f"{path} is empty: it must hold at least one sample")
-    return content
 
 
 def _decode(content: bytes, path: Path) -> str:
@@ -61,8 +72,8 @@ def _decode(content: bytes, path: Path) -> str:
         ) from None
 
 
-def _parse_separated(content: str, path: Path, kind: str, columns: Sequence[str] | None) -> pd.DataFrame:
-    _check_separator(content.split("\n", 1)[0], path, kind, columns)
+def _parse_separated(content: str, path: Path, kind: str, columns: Sequence[str] | None, setting: str) -> pd.DataFrame:
+    _check_separator(content.split("\n", 1)[0], path, kind, columns, setting)
     quoting = {"sep": ",", "quoting": 0} if kind == "csv" else {"sep": "\t", "quoting": 3}
     options: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, **quoting}
     try:
@@ -70,7 +81,7 @@ def _parse_separated(content: str, path: Path, kind: str, columns: Sequence[str]
         frame = pd.read_csv(io.StringIO(content), **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split())
-        raise DataError(f"{path} is not {kind} ({reason}): mend that line, or choose another data.source") from None
+        raise DataError(f"{path} is not {kind} ({reason}): mend that line, or choose another {setting}") from None
     names: Sequence[Hashable] = columns if columns is not None else frame.iloc[0].tolist()
     if len(names) != frame.shape[1]:
         raise DataError(
@@ -83,7 +94,7 @@ def _parse_separated(content: str, path: Path, kind: str, columns: Sequence[str]
     return body
 
 
-def _check_separator(first_line: str, path: Path, kind: str, columns: Sequence[str] | None) -> None:
+def _check_separator(first_line: str, path: Path, kind: str, columns: Sequence[str] | None, setting: str) -> None:
     """A first line of one field that another sign cuts into several, as many as ``columns``, is of another format."""
     if len(_fields(first_line, SEPARATORS[kind])) > 1:
         return
@@ -91,7 +102,7 @@ def _check_separator(first_line: str, path: Path, kind: str, columns: Sequence[s
         found = len(_fields(first_line, sign))
         if found > 1 and (columns is None or found == len(columns)):
             if name in ("csv", "tsv"):
-                remedy = f'set data.source to "{name}"'
+                remedy = f'set {setting} to "{name}"'
             else:
                 remedy = f"save it as csv, for example with pandas.read_csv({path.name!r}, sep={sign!r}).to_csv(…, index=False)"
             raise DataError(
@@ -122,10 +133,10 @@ def _parse_json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def _parse_parquet(content: bytes, path: Path) -> pd.DataFrame:
+def _parse_parquet(content: bytes, path: Path, setting: str) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = pd.read_parquet(io.BytesIO(content))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is not parquet ({reason}): check the file, or choose another data.source") from None
+        raise DataError(f"{path} is not parquet ({reason}): check the file, or choose another {setting}") from None
     return frame

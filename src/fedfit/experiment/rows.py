@@ -2,107 +2,157 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
+import math
+import re
 import sys
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from fedfit.atomic import write_atomic
-from fedfit.data.files import read_table
-from fedfit.data.table import Table
+from fedfit.data.files import parse_frame, read_bytes
+from fedfit.data.named import NAMED_SETS
+from fedfit.data.table import cell_text, to_table
 from fedfit.errors import DataError, RunFolderError, choose
 from fedfit.settings import FILE_SOURCES, DataSettings
 
 if TYPE_CHECKING:
     from fedfit.experiment.use import Prediction
 
-COLUMNS = ("prediction", "probability")
+_ADDED = ("prediction", "probability")
+_BREAKS = re.compile(r"[\t\r\n]+")
 
 
-def read_rows(source: Path | None, kind: str | None, columns: Sequence[str] | None = None) -> Table:
-    """The table in a file, or on standard input when ``source`` is ``None``.
+@dataclass(frozen=True)
+class Rows:
+    """Rows with all their columns; ``origin`` names them in messages, ``kind`` is their format."""
+
+    origin: str
+    kind: str
+    frame: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def texts(
+        self, data: DataSettings, text: Sequence[str] = (), pair: str | None = None
+    ) -> tuple[list[str], list[str] | None]:
+        """The texts, and the second sentences where the recipe trains on pairs.
+
+        Args:
+            data: the recipe's; its columns are read unless ``text`` or ``pair`` name others. A set that names its own
+                (``pydocs``, ``mrpc``) has its texts in ``text`` here, and its second sentences in ``pair``.
+
+        Raises:
+            DataError: for a column that is missing.
+        """
+        names, second = columns_of(data)
+        if pair is not None and second is None:
+            raise DataError(f"--pair {pair}: the run was trained on single texts; leave it out")
+        table, second = to_table(self.frame, self.origin), pair or second
+        texts = table.texts("--text" if text else "data.text", text or names)
+        return texts, None if second is None else table.texts("--pair" if pair else "data.pair", [second])
+
+    def with_predictions(self, predictions: Sequence[Prediction]) -> Rows:
+        """The rows with the columns ``prediction`` and ``probability`` at their end."""
+        values = [prediction.label for prediction in predictions], [round(each.probability, 6) for each in predictions]
+        return Rows(self.origin, self.kind, self.frame.assign(**dict(zip(_ADDED, values, strict=True))))
+
+
+def columns_of(data: DataSettings) -> tuple[Sequence[str], str | None]:
+    """The columns of the text and of the second sentence in rows like those that a recipe trains on."""
+    if data.source in FILE_SOURCES or data.source == "hub":
+        return data.text, data.pair
+    hub = NAMED_SETS[data.source].hub if data.source in NAMED_SETS else None
+    return ("text",), "pair" if hub is not None and hub.pair is not None else None
+
+
+def read_rows(source: Path | None, kind: str | None, columns: Sequence[str] | None = None) -> Rows:
+    """The rows of a file, or of standard input when ``source`` is ``None``.
 
     Args:
         kind: csv, tsv, jsonl or parquet; by default that of the file's ending, and csv on standard input.
         columns: names of the columns where csv or tsv have no header.
 
     Raises:
-        DataError: for a file that cannot be read, and for a kind that does not exist.
+        DataError: for a file that cannot be read, for a kind that does not exist, and for rows that have a column
+            ``prediction`` or ``probability`` already.
     """
     found = kind or (source.suffix.removeprefix(".") if source is not None else "csv")
     if found not in FILE_SOURCES:
-        raise DataError(f"--format {found}: {choose(found, FILE_SOURCES)}")
-    if source is not None:
-        return read_table(source, found, columns, "--input")
-    with tempfile.TemporaryDirectory(prefix="fedfit-") as folder:
-        copy = Path(folder) / f"stdin.{found}"
-        copy.write_bytes(sys.stdin.buffer.read())
-        return read_table(copy, found, columns, "--input, from standard input")
-
-
-def texts_of(table: Table, data: DataSettings) -> tuple[list[str], list[str] | None]:
-    """The texts that the run's recipe reads from ``table``, and the second sentences of a pair.
-
-    A source of the recipe that names its own columns (``pydocs``, ``ag_news``) has its texts in ``text``.
-
-    Raises:
-        DataError: for a column that is missing.
-    """
-    own = data.source in FILE_SOURCES or data.source == "hub"
-    names, pair = (data.text, data.pair) if own else (("text",), "pair" if "pair" in table.columns else None)
-    texts = table.texts("data.text", names)
-    return texts, None if pair is None else table.texts("data.pair", [pair])
-
-
-def with_predictions(table: Table, predictions: Sequence[Prediction]) -> Table:
-    """``table`` with the columns ``prediction`` and ``probability``.
-
-    Raises:
-        DataError: when it has a column of one of these names.
-    """
-    taken = [name for name in COLUMNS if name in table.columns]
+        given = f"--format {found}" if kind else f"--input {source}: the format {found!r} by the ending; give --format"
+        raise DataError(f"{given}: {choose(found, FILE_SOURCES)}")
+    origin = source if source is not None else Path("standard input")
+    content = read_bytes(source) if source is not None else sys.stdin.buffer.read()
+    frame = parse_frame(content, origin, found, columns if found in ("csv", "tsv") else None, "--format")
+    taken = [name for name in _ADDED if name in frame.columns]
     if taken:
-        raise DataError(f"{table.origin} has a column {taken[0]!r} already; rename it")
-    labelled = table.with_column("prediction", [prediction.label for prediction in predictions])
-    return labelled.with_column("probability", [f"{prediction.probability:.6f}" for prediction in predictions])
+        raise DataError(f"{origin} has a column {taken[0]!r} already; rename it or take it out")
+    return Rows(f"{origin} (--input)", found, frame)
 
 
-def write_rows(table: Table, output: Path | None) -> None:
-    """Writes ``table`` as CSV, TSV or JSONL by the file's ending; CSV to standard output when ``output`` is ``None``.
+def output_kind(output: Path | None, rows: Rows) -> str:
+    """The format to write: by the ending of ``output``; on standard output that of ``rows``, and csv where they are parquet.
 
     Raises:
         DataError: for another ending.
+    """
+    if output is None:
+        return rows.kind if rows.kind != "parquet" else "csv"
+    kind = output.suffix.removeprefix(".")
+    if kind not in FILE_SOURCES:
+        raise DataError(f"--output {output}: the ending says the format; {choose(kind, FILE_SOURCES)}")
+    return kind
+
+
+def write_rows(rows: Rows, kind: str, output: Path | None) -> None:
+    """Writes ``rows`` as ``kind`` to ``output``, or to standard output when that is ``None``.
+
+    Raises:
         RunFolderError: when the file cannot be written.
     """
-    kind = output.suffix.removeprefix(".") if output is not None else "csv"
-    if kind not in ("csv", "tsv", "jsonl"):
-        raise DataError(f"--output {output}: {choose(kind, ('csv', 'tsv', 'jsonl'))}")
-    text = _as_json_lines(table) if kind == "jsonl" else _as_separated(table, "," if kind == "csv" else "\t")
+    content = _as_bytes(rows.frame, kind)
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(content.decode())
         return
     try:
-        write_atomic(output, text.encode())
+        write_atomic(output, content)
     except OSError as error:
         raise RunFolderError(f"{output} cannot be written: {error.strerror or error}; choose another --output") from error
 
 
-def _as_json_lines(table: Table) -> str:
-    names = list(table.columns)
-    rows = zip(*table.columns.values(), strict=True)
-    return "".join(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+def _as_bytes(frame: pd.DataFrame, kind: str) -> bytes:
+    if kind == "parquet":
+        content = io.BytesIO()
+        frame.to_parquet(content, index=False)
+        return content.getvalue()
+    return (_as_json_lines(frame) if kind == "jsonl" else _as_separated(frame, kind)).encode()
 
 
-def _as_separated(table: Table, separator: str) -> str:
-    """Lines of ``table``; a tsv is never quoted here, so breaks within its cells become spaces."""
-    rows = [list(row) for row in zip(*table.columns.values(), strict=True)]
-    if separator == "\t":
-        lines = [list(table.columns), *([" ".join(cell.split()) for cell in row] for row in rows)]
-        return "".join("\t".join(line) + "\n" for line in lines)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([list(table.columns), *rows])
-    return text.getvalue()
+def _as_json_lines(frame: pd.DataFrame) -> str:
+    cells = zip(*(frame[name].tolist() for name in frame.columns), strict=True)
+    lines = (dict(zip(map(str, frame.columns), map(_json_cell, row), strict=True)) for row in cells)
+    return "".join(json.dumps(line, ensure_ascii=False, default=cell_text) + "\n" for line in lines)
+
+
+def _json_cell(value: Any) -> Any:
+    return None if value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def _as_separated(frame: pd.DataFrame, kind: str) -> str:
+    """Lines of ``frame``; a tsv is never quoted here, so tabs and breaks within its cells become spaces."""
+    cells = pd.DataFrame({name: [_cell(value) for value in frame[name].tolist()] for name in frame.columns})
+    if kind == "csv":
+        return cells.to_csv(index=False, lineterminator="\n")
+    rows = [cells.columns.tolist(), *cells.itertuples(index=False)]
+    return "".join("\t".join(_BREAKS.sub(" ", cell) for cell in row) + "\n" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    """``value`` as people write it; a list or an object as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else cell_text(value)

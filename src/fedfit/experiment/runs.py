@@ -1,4 +1,4 @@
-"""The recipe of a run folder. Starts without torch."""
+"""The recipe and the adapter of a run folder. Starts without torch."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def recipe_of(run: Path) -> Recipe:
     if not file.is_file():
         raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.toml")
     return parse_recipe(read_recipe(str(file)), origin=str(file))
+
+
+def adapter_of(run: Path) -> Path:
+    """The folder of the saved adapter.
+
+    Raises:
+        RunFolderError: when none was saved yet.
+    """
+    adapter = run / "adapter"
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise RunFolderError(f"{run} has no saved adapter; finish the run with `fedfit resume {run}`")
+    return adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,16 @@ import numpy as np
 import torch
 from peft import PeftModel
 
+from fedfit.aggregation.table import rule_entry, rule_keys
 from fedfit.data.batches import length_sorted_batches
 from fedfit.errors import RunFolderError
 from fedfit.experiment.build import pick_device
-from fedfit.experiment.runs import recipe_of
+from fedfit.experiment.runs import adapter_of, recipe_of
 from fedfit.models.load import load_model, load_tokenizer
+from fedfit.settings import Recipe
 from fedfit.tracking.run_folder import read_labels
+
+log = logging.getLogger(__name__)
 
 _BATCH_SIZE = 64
 
@@ -38,10 +43,9 @@ class Predictor:
     """
 
     def __init__(self, run: Path, device: torch.device | None = None) -> None:
-        adapter = run / "adapter"
-        if not (adapter / "adapter_model.safetensors").is_file():
-            raise RunFolderError(f"{run} has no saved adapter; finish the run with `fedfit resume {run}`")
         self.recipe = recipe_of(run)
+        adapter = adapter_of(run)
+        _warn_of_private_parts(self.recipe)
         self.labels = read_labels(adapter)
         self.device = device or pick_device()
         base = load_model(self.recipe.model.name, len(self.labels), seed=0)
@@ -74,6 +78,18 @@ class Predictor:
             )
             logits = self.model(**encoded.to(self.device)).logits
             yield rows, logits.float().softmax(dim=1).cpu()
+
+
+def _warn_of_private_parts(recipe: Recipe) -> None:
+    """Says that the saved adapter is no device's own model, where a rule keeps parts on the devices."""
+    traits, rule = rule_entry(recipe.federation.rule).traits(rule_keys(recipe)), recipe.federation.rule
+    if not traits.shares:
+        log.warning("%s shares nothing: the saved adapter is the untrained start, not the model of any device", rule)
+    elif traits.private:
+        private = ", ".join(sorted(traits.private))
+        log.warning(
+            "%s keeps %s on the devices: the saved adapter is the shared part, not the model of any device", rule, private
+        )
 
 
 def export_merged(run: Path, folder: Path) -> Path:
