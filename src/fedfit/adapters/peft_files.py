@@ -1,12 +1,15 @@
-"""What a saved adapter says of itself: its sizes in PEFT's configuration, and a card for people."""
+"""What the files of a saved adapter say of it: its sizes in PEFT's configuration, and the classes in the model's."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from torch import nn
 
 
 def describe_sizes(config: LoraConfig, modules: Mapping[str, LoraLayer], adapter: str) -> None:
@@ -25,19 +28,10 @@ def describe_sizes(config: LoraConfig, modules: Mapping[str, LoraLayer], adapter
     config.alpha_pattern = {name: its for name, (_, its) in sizes.items() if its != alpha}
 
 
-CARD = """# A LoRA adapter and classification head, trained by fedfit
-
-Base model: `{base_model}`. `labels.json` names the classes, in the order of the outputs.
-
-```python
-import json
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-labels = json.load(open("labels.json"))
-base = AutoModelForSequenceClassification.from_pretrained("{base_model}", num_labels=len(labels))
-model = PeftModel.from_pretrained(base, ".").eval()
-tokens = AutoTokenizer.from_pretrained("{base_model}")("a text", return_tensors="pt")
-print(labels[model(**tokens).logits.argmax()])
-```
-"""
+def labelled_config(model: nn.Module, labels: Sequence[str]) -> Any:
+    """The configuration of a classifier, a copy, with ``labels`` as the names of its outputs."""
+    config: Any = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    return config

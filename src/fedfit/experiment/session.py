@@ -14,8 +14,9 @@ from fedfit.experiment.build import Experiment, build, resolve
 from fedfit.experiment.environment import environment
 from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
+from fedfit.experiment.model_card import model_card
 from fedfit.experiment.validate import validate
-from fedfit.models.load import locate
+from fedfit.models.load import public_name
 from fedfit.models.split import SplitModel
 from fedfit.records import RoundRecord, RoundResult
 from fedfit.settings import Recipe
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 class Session:
     """An experiment and its folder. Iterate ``results()`` to run it; each result is on disk when it is yielded.
 
-    ``last`` is the last round that counts; ``earlier`` are the rounds before this process took over.
+    ``last`` is the last round that counts; ``records`` are those of every round so far.
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class Session:
         last: RoundResult | None = None,
         earlier: Sequence[RoundRecord] = (),
     ) -> None:
-        self.folder, self.experiment, self.fingerprint, self.last, self.earlier = folder, experiment, fingerprint, last, earlier
-        self.recipe = experiment.recipe
+        self.folder, self.experiment, self.fingerprint, self.last = folder, experiment, fingerprint, last
+        self.recipe, self.records = experiment.recipe, list(earlier)
 
     @classmethod
     def start(cls, recipe: Recipe, path: Path, *, force: bool = False) -> Session:
@@ -99,13 +100,14 @@ class Session:
     def results(self) -> Iterator[RoundResult]:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
         tracked = TrackedRun(self.folder.path, self.recipe.name, self.fingerprint.recipe)
-        sinks = Sinks(self.recipe.tracking.sinks, tracked, self.earlier)
-        stream = iter(()) if self.finished else self.experiment.run(self.last, _failed(self.earlier))
+        sinks = Sinks(self.recipe.tracking.sinks, tracked, tuple(self.records))
+        stream = iter(()) if self.finished else self.experiment.run(self.last, _failed(self.records))
         try:
             for result in stream:
                 self.folder.write(result, self.fingerprint)
                 sinks.write(result.record)
                 self.last = result
+                self.records.append(result.record)
                 yield result
                 if self._enough(result):
                     break
@@ -121,8 +123,10 @@ class Session:
         whole = folded(job.update, job.merged_delta)
         model.adapter.reserve(whole.rank)
         model.load(Job(whole))
-        save = partial(_save, model, locate(self.recipe.model.name))
-        return self.folder.save_adapter(save, self.experiment.label_names)
+        labels = self.experiment.label_names
+        save = partial(_save, model, public_name(self.recipe.model.name), labels)
+        card = model_card(self.recipe, self.experiment.facts, self.records)
+        return self.folder.save_adapter(save, labels, card)
 
     def _enough(self, result: RoundResult) -> bool:
         target, record = self.recipe.training.target_accuracy, result.record
@@ -132,8 +136,8 @@ class Session:
         return record.round >= self.recipe.federation.rounds or (decides is not None and 0 < target <= decides)
 
 
-def _save(model: SplitModel, base_model: str, folder: Path) -> None:
-    model.kind.save(model.model, folder, base_model)
+def _save(model: SplitModel, base_model: str, labels: Sequence[str], folder: Path) -> None:
+    model.kind.save(model.model, folder, base_model, labels)
 
 
 def _fingerprint(experiment: Experiment) -> Fingerprint:

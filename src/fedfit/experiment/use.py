@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from fedfit.aggregation.table import rule_entry, rule_keys
 from fedfit.data.batches import length_sorted_batches
 from fedfit.errors import RunFolderError
 from fedfit.experiment.build import pick_device
 from fedfit.experiment.runs import adapter_of, recipe_of
+from fedfit.experiment.shared_part import shared_part
 from fedfit.models.load import load_model, load_tokenizer
-from fedfit.settings import Recipe
+from fedfit.models.peft_files import labelled_config
 from fedfit.tracking.run_folder import read_labels
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ class Predictor:
     def __init__(self, run: Path, device: torch.device | None = None) -> None:
         self.recipe = recipe_of(run)
         adapter = adapter_of(run)
-        _warn_of_private_parts(self.recipe)
+        if words := shared_part(self.recipe):
+            log.warning("%s", words)
         self.labels = read_labels(adapter)
         self.device = device or pick_device()
         base = load_model(self.recipe.model.name, len(self.labels), seed=0)
-        base.config.id2label = dict(enumerate(self.labels))  # type: ignore[union-attr]
-        base.config.label2id = {label: number for number, label in enumerate(self.labels)}  # type: ignore[union-attr]
+        base.config = labelled_config(base, self.labels)
         self.model: Any = PeftModel.from_pretrained(base, str(adapter)).eval().to(self.device)
         self.tokenizer = load_tokenizer(self.recipe.model.name)
 
@@ -80,18 +80,6 @@ class Predictor:
             yield rows, logits.float().softmax(dim=1).cpu()
 
 
-def _warn_of_private_parts(recipe: Recipe) -> None:
-    """Says that the saved adapter is no device's own model, where a rule keeps parts on the devices."""
-    traits, rule = rule_entry(recipe.federation.rule).traits(rule_keys(recipe)), recipe.federation.rule
-    if not traits.shares:
-        log.warning("%s shares nothing: the saved adapter is the untrained start, not the model of any device", rule)
-    elif traits.private:
-        private = ", ".join(sorted(traits.private))
-        log.warning(
-            "%s keeps %s on the devices: the saved adapter is the shared part, not the model of any device", rule, private
-        )
-
-
 def export_merged(run: Path, folder: Path) -> Path:
     """Writes the whole model with the adapter merged, and its tokenizer; plain transformers load it, classes named.
 
@@ -99,7 +87,8 @@ def export_merged(run: Path, folder: Path) -> Path:
         RunFolderError: for a run without a saved adapter, and a folder that holds something already or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"{folder} exists already; give another --merged")
+        fault = "holds files already" if folder.is_dir() else "is a file"
+        raise RunFolderError(f"{folder} {fault}; give another --merged")
     predictor = Predictor(run, torch.device("cpu"))
     merged = predictor.model.merge_and_unload()
     try:

@@ -54,12 +54,12 @@ class AdapterKind:
         pairs: it trains LoRA pairs, as rules that need ``pairs`` ask.
         inject: wraps a model with fresh trainable tensors on the given layers, drawn from a seed.
         resident: the adapter of a wrapped model that is on its device.
-        save: writes the adapter in PEFT's format, for a base model of the given name.
+        save: writes the adapter in PEFT's format, for a base model of the given name, with the names of its outputs.
         parameters: the number of parameters that it trains in a model's shape at a rank, the head's left out.
     """
 
     pairs: bool
     inject: Callable[[nn.Module, Family, AdapterSettings, tuple[int, ...], int], PeftModel]
     resident: Callable[[PeftModel, Family], Adapter]
-    save: Callable[[PeftModel, Path, str], None]
+    save: Callable[[PeftModel, Path, str, Sequence[str]], None]
     parameters: Callable[[AdaptedShape, int], int]

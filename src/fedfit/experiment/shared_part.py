@@ -1,0 +1,18 @@
+"""Says what a saved adapter lacks of any device's own model."""
+
+from __future__ import annotations
+
+from fedfit.aggregation.table import rule_entry, rule_keys
+from fedfit.settings import Recipe
+
+
+def shared_part(recipe: Recipe) -> str | None:
+    """One line for a rule that keeps parts on the devices; ``None`` where the saved adapter is the whole global model."""
+    rule = recipe.federation.rule
+    traits = rule_entry(rule).traits(rule_keys(recipe))
+    if not traits.shares:
+        return f"{rule} shares nothing: the saved adapter is the untrained start, not the model of any device"
+    if traits.private:
+        private = ", ".join(sorted(traits.private))
+        return f"{rule} keeps {private} on the devices: the saved adapter is the shared part, not the model of any device"
+    return None
