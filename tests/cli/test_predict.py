@@ -24,7 +24,7 @@ def table(text: str, separator: str = ",") -> list[dict[str, str]]:
 
 
 def accuracy(rows: list[dict[str, Any]]) -> float:
-    return sum(row["prediction"] == row["label"] for row in rows) / len(rows)
+    return float(sum(row["prediction"] == row["label"] for row in rows) / len(rows))
 
 
 def test_the_columns_stay_and_the_accuracy_is_that_of_the_run(world: World, finished: Path) -> None:
@@ -112,7 +112,7 @@ def test_rows_that_will_not_do(name: str, content: str, says: list[str], finishe
 
 
 def test_options_that_will_not_do(world: World, finished: Path, tmp_path: Path) -> None:
-    call = ["predict", finished, "--input", world.test]
+    call: list[str | Path] = ["predict", finished, "--input", world.test]
     refused("predict", finished, "--input", tmp_path / "no.csv", says=["no.csv: there is no such file"])
     refused(*call, "--format", "cvs", says=["--format cvs: did you mean 'csv'?"])
     refused(*call, "--output", tmp_path / "out.xls", says=["--output", "out.xls", "choose one of csv"])

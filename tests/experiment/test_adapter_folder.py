@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import yaml
+from huggingface_hub import ModelCard
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import fedfit
+from fedfit import api
 from fedfit.core.task import Metric
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.model_card import model_card
@@ -65,7 +66,7 @@ def test_peft_builds_base_and_adapter_from_the_folder(
         logits, other = model.eval()(**tokens).logits, plain(**tokens).logits
     torch.testing.assert_close(logits, other, rtol=0, atol=0)
     names = [model.config.id2label[int(number)] for number in logits.argmax(dim=1)]
-    assert names == [each.label for each in fedfit.load(finished).predict(texts)]
+    assert names == [each.label for each in api.load(finished).predict(texts)]
 
 
 def test_the_plain_call_of_peft_takes_the_two_classes_of_the_base(
@@ -78,8 +79,13 @@ def test_the_plain_call_of_peft_takes_the_two_classes_of_the_base(
 
 
 def card_of(adapter: Path) -> tuple[dict[str, object], str]:
-    _, front, body = (adapter / "README.md").read_text().split("---\n", 2)
-    return yaml.safe_load(front), body
+    return parts_of((adapter / "README.md").read_text())
+
+
+def parts_of(text: str) -> tuple[dict[str, object], str]:
+    """Front matter and body, as the hub reads them."""
+    found = ModelCard(text)
+    return found.data.to_dict(), found.text
 
 
 def test_the_code_of_the_card_works(finished: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +96,7 @@ def test_the_code_of_the_card_works(finished: Path, tiny_bert: Path, capsys: pyt
     text = pd.read_csv(finished.parent / "test.csv")["text"][0]
     code = code.replace('"."', repr(str(finished / "adapter"))).replace("'bert'", repr(str(tiny_bert))).replace("a text", text)
     exec(code, {})
-    assert capsys.readouterr().out.splitlines()[-1] == fedfit.load(finished).predict([text])[0].label
+    assert capsys.readouterr().out.splitlines()[-1] == api.load(finished).predict([text])[0].label
 
 
 def test_what_the_card_says(finished: Path, world: World) -> None:
@@ -101,7 +107,7 @@ def test_what_the_card_says(finished: Path, world: World) -> None:
         "pipeline_tag": "text-classification",
         "tags": ["lora", "federated-learning", "fedfit"],
     }
-    last = fedfit.load(finished).rounds[-1]
+    last = api.load(finished).rounds[-1]
     for words in (
         "`bert`",
         "see the base model's page",
@@ -123,8 +129,7 @@ def test_what_the_card_says(finished: Path, world: World) -> None:
 
 def card(*overrides: str, records: tuple[RoundRecord, ...] = ()) -> tuple[dict[str, object], str]:
     text = model_card(parse_recipe("", overrides), {"labels": ["a", "b"], "counts": [[2, 3], [4, 0]]}, records)
-    _, front, body = text.split("---\n", 2)
-    return yaml.safe_load(front), body
+    return parts_of(text)
 
 
 def test_a_packaged_model_has_its_hub_name_and_licence() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from fedfit.errors import Fault, choose
+from fedfit.errors import Fault
 from fedfit.experiment.limits import limit_faults
 from fedfit.settings import Recipe
 
@@ -40,31 +40,6 @@ def rule_faults(recipe: Recipe) -> Iterator[Fault]:
         yield from _optimizer(recipe, traits.supports_server_optimizer)
         yield from _mixed(recipe, traits.mixed_ranks)
         yield from _adapter(recipe, traits.needs)
-
-
-def name_fault(recipe: Recipe) -> Iterator[Fault]:
-    """A rule that does not exist."""
-    from fedfit.aggregation.table import RULES, rule_entry
-    from fedfit.core.plugins import names
-
-    rule = recipe.federation.rule
-    try:
-        rule_entry(rule)
-    except LookupError as error:
-        known = names(RULES, "fedfit.rules")
-        yield Fault("federation.rule", rule, str(error) if ":" in rule else choose(rule, known))
-
-
-def adapter_fault(recipe: Recipe) -> Iterator[Fault]:
-    """An adapter kind that does not exist."""
-    from fedfit.adapters.table import ADAPTERS, adapter_kind
-    from fedfit.core.plugins import names
-
-    kind = recipe.adapter.kind
-    try:
-        adapter_kind(kind)
-    except LookupError as error:
-        yield Fault("adapter.kind", kind, str(error) if ":" in kind else choose(kind, names(ADAPTERS, "fedfit.adapters")))
 
 
 def able(trait: str) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedfit.errors import Fault, ModelError, RecipeError, choose
+from fedfit.experiment.component_faults import component_faults
 from fedfit.experiment.fleet_faults import plan_faults
 from fedfit.experiment.limits import limit_faults
 from fedfit.experiment.rank_faults import rank_faults
-from fedfit.experiment.rule_faults import adapter_fault, name_fault, rule_faults
+from fedfit.experiment.rule_faults import rule_faults
 from fedfit.experiment.tracking_faults import missing_packages, unknown_sinks
 from fedfit.settings import FILE_SOURCES, Recipe
 
@@ -37,14 +38,7 @@ def validate_offline(recipe: Recipe) -> list[Fault]:
 
 def key_faults(recipe: Recipe) -> list[Fault]:
     """The faults of single keys, whatever the others hold."""
-    faults = [
-        *limit_faults(recipe),
-        *_name(recipe),
-        *name_fault(recipe),
-        *adapter_fault(recipe),
-        *_adapter(recipe),
-        *_cache(recipe),
-    ]
+    faults = [*limit_faults(recipe), *_name(recipe), *component_faults(recipe), *_adapter(recipe), *_cache(recipe)]
     return [*faults, *unknown_sinks(recipe)]
 
 

@@ -1,0 +1,52 @@
+"""Components that a recipe names and that do not exist: rule, task, codecs, and the task's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from fedfit.core.plugins import names
+from fedfit.errors import Fault, choose
+from fedfit.settings import Recipe
+
+
+def component_faults(recipe: Recipe) -> Iterator[Fault]:
+    """The faults of every name, by itself."""
+    from fedfit.aggregation.table import RULES, rule_entry
+    from fedfit.codecs.table import CODECS, make_codec
+    from fedfit.tasks.table import TASKS, task_entry
+
+    yield from _name_fault("federation.rule", recipe.federation.rule, RULES, "fedfit.rules", rule_entry)
+    yield from _name_fault("task.kind", recipe.task.kind, TASKS, "fedfit.tasks", task_entry)
+    yield from _metric_faults(recipe)
+    for direction in ("uplink", "downlink"):
+        key, chosen = f"transport.{direction}", getattr(recipe.transport, direction)
+        if len(chosen) != 1:
+            yield Fault(key, list(chosen), "name one codec")
+        else:
+            yield from _name_fault(key, chosen[0], CODECS, "fedfit.codecs", lambda name: make_codec((name,)))
+
+
+def _name_fault(
+    key: str, name: str, table: Mapping[str, Any], group: str, look_up: Callable[[str], object]
+) -> Iterator[Fault]:
+    """The fault of a name that leads to no component: near names for a slip, the reason for one of the user's own."""
+    try:
+        look_up(name)
+    except LookupError as error:
+        known = names(table, group)
+        yield Fault(key, name, str(error) if ":" in name or name in known else choose(name, known))
+
+
+def _metric_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Metrics that the task does not have, or that are named twice."""
+    from fedfit.tasks.table import task_entry
+
+    try:
+        known = task_entry(recipe.task.kind).metrics
+    except LookupError:  # reported with the task itself
+        return
+    wrong = [name for name in recipe.task.metrics if name not in known]
+    yield from (Fault("task.metrics", name, choose(name, known)) for name in wrong)
+    if len(set(recipe.task.metrics)) != len(recipe.task.metrics):
+        yield Fault("task.metrics", list(recipe.task.metrics), "name each metric once")
