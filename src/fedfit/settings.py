@@ -148,6 +148,9 @@ class TrainingSettings:
     proximal: float = key(0.0, "FedProx: μ of μ/2·‖θ − θ_received‖², added to the loss; 0 leaves it out", minimum=0)
     dropout: bool = key(False, "the frozen base's dropout in the tail; LoRA's own is `adapter.dropout`")
     precision: str = key("fp32", "autocast of the tail", choices=("fp32", "bf16", "fp16"))
+    patience: int = key(
+        0, "stop after this many evaluations in a row without a better value of the task's first metric; 0 never", minimum=0
+    )
     target_accuracy: float = key(0.0, "stop when the test accuracy reaches it; 0 never stops", minimum=0, maximum=1)
 
 

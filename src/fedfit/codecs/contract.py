@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedfit.core.messages import Packet
 from fedfit.core.update import Memory, Update
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Turns an update into bytes and back, one for each direction.
 

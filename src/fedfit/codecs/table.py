@@ -21,5 +21,12 @@ def make_codec(names: tuple[str, ...]) -> Codec:
     """
     if len(names) != 1:
         raise LookupError(f"{len(names)} codecs are named; name one")
-    codec: type[Codec] = find(names[0], CODECS, "fedfit.codecs", type)
-    return codec()
+    kind: type[Codec] = find(names[0], CODECS, "fedfit.codecs", type)
+    try:
+        codec = kind()
+    except TypeError as error:
+        raise LookupError(f"{names[0]} is no codec: it cannot be made without arguments ({error})") from error
+    if not isinstance(codec, Codec):
+        missing = [name for name in ("bits_per_number", "encode", "decode", "most_bytes") if not hasattr(codec, name)]
+        raise LookupError(f"{names[0]} is no codec: it lacks {', '.join(missing)}")
+    return codec

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -31,11 +33,17 @@ def names(table: Mapping[str, Any], group: str) -> tuple[str, ...]:
 
 
 def _dotted(name: str) -> object:
+    """The object at ``package.module:NAME``, of an installed package or a file in the working folder."""
     module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:  # the command `fedfit`, unlike `python -m`, does not look there
+        sys.path.append(str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LookupError(f"{name} cannot be imported: {error}") from error
+    except ModuleNotFoundError as error:
+        remedy = "install its package, or run where its file lies"
+        raise LookupError(f"{name} cannot be imported: {error}; {remedy}") from error
+    except Exception as error:  # code of the user's own, which may raise anything
+        raise LookupError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _installed(name: str, group: str) -> object:
@@ -43,6 +51,7 @@ def _installed(name: str, group: str) -> object:
         if point.name == name:
             try:
                 return point.load()
-            except (ImportError, AttributeError) as error:
-                raise LookupError(f"{name} of the package {point.dist and point.dist.name} fails to load: {error}") from error
+            except Exception as error:  # code of another package, which may raise anything
+                package = point.dist.name if point.dist else point.value
+                raise LookupError(f"{name} of the package {package} fails to load: {type(error).__name__}: {error}") from error
     raise LookupError(f"no {group} of this name")

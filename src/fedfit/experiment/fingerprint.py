@@ -27,6 +27,7 @@ FREE_KEYS: Mapping[str, str] = MappingProxyType(
         "model.name": "the weights themselves are compared, wherever they lie",
         "trunk_cache.folder": "where outputs of the trunk are kept; the bits are the same with any cache",
         "trunk_cache.max_gigabytes": "how many of them are kept",
+        "training.patience": "only says when to stop",
         "training.target_accuracy": "only says when to stop",
         "federation.max_failed_rounds": "only says when to stop",
         "federation.rounds": "only says when to stop, where the learning rate is constant",

@@ -15,6 +15,7 @@ from fedfit.experiment.environment import environment
 from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.model_card import model_card
+from fedfit.experiment.stopping import enough
 from fedfit.experiment.validate import validate
 from fedfit.models.load import public_name
 from fedfit.models.split import SplitModel
@@ -94,8 +95,8 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether the last round is done, or the target accuracy reached."""
-        return self.last is not None and self._enough(self.last)
+        """Whether the last round is done, the target accuracy reached, or patience at its end."""
+        return enough(self.recipe, self.experiment.parts.task.headline, self.records)
 
     def results(self) -> Iterator[RoundResult]:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
@@ -109,7 +110,7 @@ class Session:
                 self.last = result
                 self.records.append(result.record)
                 yield result
-                if self._enough(result):
+                if self.finished:
                     break
         finally:
             sinks.close()
@@ -127,13 +128,6 @@ class Session:
         save = partial(_save, model, public_name(self.recipe.model.name), labels)
         card = model_card(self.recipe, self.experiment.facts, self.records)
         return self.folder.save_adapter(save, labels, card)
-
-    def _enough(self, result: RoundResult) -> bool:
-        target, record = self.recipe.training.target_accuracy, result.record
-        decides = (
-            record.value("validation_accuracy") if "validation_accuracy" in record.metrics else record.value("test_accuracy")
-        )
-        return record.round >= self.recipe.federation.rounds or (decides is not None and 0 < target <= decides)
 
 
 def _save(model: SplitModel, base_model: str, labels: Sequence[str], folder: Path) -> None:

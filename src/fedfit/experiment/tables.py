@@ -36,7 +36,7 @@ def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:
     """Sets ``section.key=value`` in ``document``, the value in TOML; a bare word is a string. An empty value takes the key out
     of the document, which restores its default."""
     path, equals, raw = words.partition("=")
-    *sections, last = path.strip().split(".")
+    *sections, last = _keys(path.strip())
     if not equals or not last:
         faults.append(Fault("override", words, "write section.key=value, for example federation.rounds=10"))
         return
@@ -50,6 +50,19 @@ def override(document: dict[str, Any], words: str, faults: list[Fault]) -> None:
         table[last] = _override_value(raw.strip())
     elif table.pop(last, _MISSING) is _MISSING:
         faults.append(Fault(path, "", "the recipe does not set it, so it cannot be taken out; write a value after the ="))
+
+
+def _keys(path: str) -> list[str]:
+    """The keys of ``a.b.c``; one that holds dots stands in quotes, ``federation."package.module:ENTRY".key``."""
+    try:
+        table: Any = tomllib.loads(f"{path} = 0")
+    except _NOT_TOML:
+        return path.split(".")
+    keys = []
+    while isinstance(table, dict):
+        ((name, table),) = table.items()
+        keys.append(name)
+    return keys
 
 
 def _override_value(raw: str) -> Any:
