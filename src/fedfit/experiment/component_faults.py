@@ -1,4 +1,4 @@
-"""Components that a recipe names and that do not exist: rule, task, codecs, and the task's metrics."""
+"""Components that a recipe names and that do not exist: rule, adapter, task, codecs, and the task's metrics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from fedfit.settings import Recipe
 
 def component_faults(recipe: Recipe) -> Iterator[Fault]:
     """The faults of every name, by itself."""
+    from fedfit.adapters.table import ADAPTERS, adapter_kind
     from fedfit.aggregation.table import RULES, rule_entry
     from fedfit.codecs.table import CODECS, make_codec
     from fedfit.tasks.table import TASKS, task_entry
 
     yield from _name_fault("federation.rule", recipe.federation.rule, RULES, "fedfit.rules", rule_entry)
+    yield from _name_fault("adapter.kind", recipe.adapter.kind, ADAPTERS, "fedfit.adapters", adapter_kind)
     yield from _name_fault("task.kind", recipe.task.kind, TASKS, "fedfit.tasks", task_entry)
     yield from _metric_faults(recipe)
     for direction in ("uplink", "downlink"):

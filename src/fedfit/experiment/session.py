@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.aggregation.merged_delta import folded
+from fedfit.core.stopping import patience_ended, target_reached
 from fedfit.core.update import Job
 from fedfit.experiment.build import Experiment, build, resolve
 from fedfit.experiment.environment import environment
 from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.model_card import model_card
-from fedfit.experiment.stopping import enough
 from fedfit.experiment.validate import validate
 from fedfit.models.load import public_name
 from fedfit.models.split import SplitModel
-from fedfit.records import RoundRecord, RoundResult
+from fedfit.records import RoundRecord, RoundResult, higher_is_better
 from fedfit.settings import Recipe
 from fedfit.tracking.memories import DeviceMemories
 from fedfit.tracking.needs import Fingerprint, Needs
@@ -96,7 +96,15 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether the last round is done, the target accuracy reached, or patience at its end."""
-        return enough(self.recipe, self.experiment.parts.task.headline, self.records)
+        if self.last is None:
+            return False
+        training, metric = self.recipe.training, self.experiment.parts.task.headline
+        rounds = [{name: each.value for name, each in record.metrics.items()} for record in self.records]
+        return (
+            self.last.record.round >= self.recipe.federation.rounds
+            or target_reached(training.target_accuracy, rounds[-1])
+            or patience_ended(training.patience, metric, higher_is_better(metric), rounds)
+        )
 
     def results(self) -> Iterator[RoundResult]:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""

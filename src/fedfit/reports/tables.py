@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fedfit.core.stopping import patience_ended, target_reached
+from fedfit.records import higher_is_better
 from fedfit.reports.columns import round_columns, run_columns
 from fedfit.reports.costs import total_simulated
 from fedfit.reports.read import RunData, display_names, number
@@ -48,13 +50,15 @@ def summary_rows(run: RunData) -> dict[str, Any]:
 
 
 def status(run: RunData) -> str:
-    """``'finished'``, ``'target accuracy reached'`` or ``'unfinished'``, as far as the recipe tells."""
+    """``'finished'``, ``'target accuracy reached'``, ``'no longer improving'`` or ``'unfinished'``, as the recipe says."""
     summary = summary_rows(run)
     if summary["rounds_planned"] is None or summary["rounds"] >= summary["rounds_planned"]:
         return "finished"
-    target = run.recipe.get("training", {}).get("target_accuracy", 0.0)
-    reached = 0 < target <= (summary["final_accuracy"] or 0.0)
-    return "target accuracy reached" if reached else "unfinished"
+    training, metric = run.recipe.get("training", {}), next(iter(run.recipe.get("task", {}).get("metrics", [])), "loss")
+    if target_reached(training.get("target_accuracy", 0.0), run.rounds[-1]):
+        return "target accuracy reached"
+    ended = patience_ended(training.get("patience", 0), metric, higher_is_better(metric), run.rounds)
+    return "no longer improving" if ended else "unfinished"
 
 
 def run_table(run: RunData) -> Table:
