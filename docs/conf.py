@@ -14,7 +14,8 @@ import fedfit
 project = "fedfit"
 copyright = "2026, the fedfit authors"
 release = fedfit.__version__
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_typehints = "description"
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fedfit {release}"

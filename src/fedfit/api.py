@@ -11,7 +11,7 @@ Everything here is also a command; a run folder is the same either way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +94,15 @@ def run(recipe: str = "demo", *overrides: str, out: str | Path | None = None, fo
 
 
 def stream(recipe: str = "demo", *overrides: str, out: str | Path | None = None, force: bool = False) -> Stream:
-    """The rounds of a recipe, one result at a time; each is on disk when it is yielded. To stop early, stop asking: ``resume``
-    goes on from there. Arguments and errors as ``run`` has them.
+    """Returns the rounds of a recipe, one result at a time; each is on disk when it is yielded.
+
+    To stop early, leave the loop: ``resume(stream.run.path)`` goes on from there. Arguments and errors as ``run`` has them.
     """
     return Stream(recipe, overrides, out, force)
 
 
 class Stream:
-    """An iterator over a run's results; ``run`` is its folder."""
+    """The results of a run as they are made; ``run`` is its folder, which is let go when the loop over the stream ends."""
 
     def __init__(self, recipe: str, overrides: Sequence[str], out: str | Path | None, force: bool) -> None:
         from fedfit.experiment.load import parse_recipe, read_recipe
@@ -161,9 +162,14 @@ def plan(fleet: str, *overrides: str, **options: Any) -> dict[str, Any]:
     Raises:
         RecipeError: with every fault found.
     """
+    from fedfit.errors import Fault, RecipeError, choose
     from fedfit.experiment.fleet_file import read_fleet_file
     from fedfit.experiment.plan_fleet import PlanOptions, plan_fleet
 
+    known = [item.name for item in fields(PlanOptions)]
+    faults = [Fault(name, value, choose(name, known)) for name, value in options.items() if name not in known]
+    if faults:
+        raise RecipeError(faults, "the plan")
     chosen = PlanOptions(**options)
     chosen.check()
     return plan_fleet(read_fleet_file(fleet, list(overrides)), chosen)

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -84,7 +85,7 @@ def card_of(adapter: Path) -> tuple[dict[str, object], str]:
 
 def parts_of(text: str) -> tuple[dict[str, object], str]:
     """Front matter and body, as the hub reads them."""
-    found = ModelCard(text)
+    found: Any = ModelCard(text)
     return found.data.to_dict(), found.text
 
 

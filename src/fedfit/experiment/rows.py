@@ -60,8 +60,9 @@ class Rows:
 
     def with_predictions(self, predictions: Sequence[Prediction]) -> Rows:
         """The rows with the columns ``prediction`` and ``probability`` at their end."""
-        values = [prediction.label for prediction in predictions], [round(each.probability, 6) for each in predictions]
-        return Rows(self.origin, self.kind, self.frame.assign(**dict(zip(_ADDED, values, strict=True))))
+        labels = [prediction.label for prediction in predictions]
+        probabilities = [round(prediction.probability, 6) for prediction in predictions]
+        return Rows(self.origin, self.kind, self.frame.assign(prediction=labels, probability=probabilities))
 
 
 def columns_of(data: DataSettings) -> tuple[Sequence[str], str | None]:
