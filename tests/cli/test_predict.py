@@ -131,6 +131,11 @@ def test_columns_of_other_names(world: World, finished: Path, tmp_path: Path) ->
     assert [row["prediction"] for row in rows] == [row["prediction"] for row in expected]
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_no_warning_of_the_libraries_is_shown(world: World, finished: Path) -> None:
+    assert fedfit("predict", finished, "--input", world.test).status == 0
+
+
 def test_a_folder_that_is_no_finished_run(world: World, tmp_path: Path) -> None:
     refused("predict", tmp_path, "--input", world.test, says=["is not the folder of a run"])
     (tmp_path / "recipe.toml").write_text("")

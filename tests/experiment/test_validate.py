@@ -138,7 +138,7 @@ def test_layers_out_of_range(layers: str, remedy: str, tiny_bert: Path) -> None:
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", POSITIONS), ("roberta", 83), ("mpnet", 80)])
 def test_texts_longer_than_the_model_reads(family: str, longest: int, tiny_models: dict[str, Path]) -> None:
-    """RoBERTa counts positions from the padding id up, 0 here: of its 84 one is never used. MPNet never uses the first two of 82."""
+    """RoBERTa counts positions from the padding id up, 0 here: of its 84 one is never used. MPNet skips the first two of 82."""
     model = tiny_models[family]
     validate(parse_recipe("", [f"model.name={model}", f"data.max_tokens={longest}"]))
     value, remedy = faults(model, f"data.max_tokens={longest + 1}")["data.max_tokens"]

@@ -29,9 +29,7 @@ def component_faults(recipe: Recipe) -> Iterator[Fault]:
             yield from _name_fault(key, chosen[0], CODECS, "fedfit.codecs", lambda name: make_codec((name,)))
 
 
-def _name_fault(
-    key: str, name: str, table: Mapping[str, Any], group: str, look_up: Callable[[str], object]
-) -> Iterator[Fault]:
+def _name_fault(key: str, name: str, table: Mapping[str, Any], group: str, look_up: Callable[[str], object]) -> Iterator[Fault]:
     """The fault of a name that leads to no component: near names for a slip, the reason for one of the user's own."""
     try:
         look_up(name)

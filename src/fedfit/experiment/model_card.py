@@ -108,7 +108,8 @@ def _facts(recipe: Recipe, facts: Mapping[str, Any], records: Sequence[RoundReco
         recipe.adapter,
     )
     layers = adapter.layers if isinstance(adapter.layers, str) else ", ".join(map(str, adapter.layers))
-    passes = f"{training.local_steps} steps" if training.local_steps else f"{training.local_epochs} epochs"
+    count, what = (training.local_steps, "step") if training.local_steps else (training.local_epochs, "epoch")
+    passes = f"{count} {what}" if count == 1 else f"{count} {what}s"
     return {
         "base model": f"`{public_name(recipe.model.name)}`",
         "licence of the base model": packaged.licence if packaged else "see the base model's page",

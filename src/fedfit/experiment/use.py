@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from fedfit.experiment.build import pick_device
 from fedfit.experiment.runs import adapter_of, recipe_of
 from fedfit.experiment.shared_part import shared_part
 from fedfit.models.load import load_model, load_tokenizer
-from fedfit.models.peft_files import labelled_config
+from fedfit.adapters.peft_files import labelled_config
 from fedfit.tracking.run_folder import read_labels
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ class Predictor:
         self.device = device or pick_device()
         base = load_model(self.recipe.model.name, len(self.labels), seed=0)
         base.config = labelled_config(base, self.labels)
-        self.model: Any = PeftModel.from_pretrained(base, str(adapter)).eval().to(self.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of an attribute that PEFT asks transformers for
+            self.model: Any = PeftModel.from_pretrained(base, str(adapter)).eval().to(self.device)
         self.tokenizer = load_tokenizer(self.recipe.model.name)
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
