@@ -63,8 +63,8 @@ def final_accuracy(recipe: Recipe, seed: int, dropout: bool) -> float:
     """Test accuracy after the last round."""
     recipe = replace(recipe, seed=seed, training=replace(recipe.training, dropout=dropout))
     validate(recipe)
-    *_, last = run(build(recipe).simulation)
-    return last.record.test_accuracy
+    *_, last = build(recipe).run()
+    return last.record.metrics["test_accuracy"].value
 
 
 def _table(recipe: Recipe, found: dict[str, list[float]]) -> Table:

@@ -9,22 +9,37 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.meters import PeakMemory
-from fedfit.adapters.lora import check_same_form
-from fedfit.aggregation.contract import Rule
+from fedfit.aggregation.contract import Context, Rule
 from fedfit.aggregation.table import RULES
 from fedfit.codecs.plain import PlainCodec
-from fedfit.core.messages import Packet
-from fedfit.core.update import AdapterSize, Factors, Origin, Update, named_tensors, with_tensors
+from fedfit.core.checks import check_form
+from fedfit.core.messages import Order, Packet
+from fedfit.core.update import (
+    HEAD,
+    AdapterSize,
+    Factors,
+    Job,
+    Origin,
+    ServerState,
+    Update,
+    named_tensors,
+    update_of,
+    with_tensors,
+)
 from fedfit.randomness import derive_seed
+from fedfit.rounds.trainer import Devices, Trainer, completed
 from fedfit.tracking.memories import DeviceMemories
 
 CLASSES = 4
+KEYS: dict[str, dict[str, Any]] = {"krum": {"byzantine": 0}, "norm_bound": {"bound": 1.0}}
+"""Of rules that need some; krum as such takes five updates or more."""
 SHARES = (8, 4, 2)  # devices have 1/8, 1/4, 1/2 of the global rank in turn
 
 
@@ -75,8 +90,8 @@ def initial_adapter(load: Load) -> Update:
     names = [f"layer.{layer}.{end}" for layer in range(load.layers) for end in ("query", "value")]
     wide = load.width
     factors = {name: Factors(draw(load.rank, wide), torch.zeros(wide, load.rank), size_of(load.rank).scale) for name in names}
-    head = {"dense.weight": draw(wide, wide), "dense.bias": draw(wide)}
-    return Update(factors, head | {"out_proj.weight": draw(CLASSES, wide), "out_proj.bias": draw(CLASSES)})
+    dense = {"dense.weight": draw(wide, wide), "dense.bias": draw(wide)}
+    return update_of(factors, {HEAD: dense | {"out_proj.weight": draw(CLASSES, wide), "out_proj.bias": draw(CLASSES)}})
 
 
 def size_of(rank: int) -> AdapterSize:
@@ -92,54 +107,64 @@ def measure_rule(load: Load) -> Measured:
     what dispatch and apply make, the new state, and as many updates as the rule keeps.
     """
     torch.set_num_threads(load.threads)
-    rule, initial = RULES[load.rule](), initial_adapter(load)
-    state = rule.init(initial)
+    rule, initial = rule_of(load), initial_adapter(load)
+    server = rule.server
+    state = server.init(initial)
     with tempfile.TemporaryDirectory(prefix="fedfit-bench-") as root:
-        exchange = Devices(rule, load, initial, Path(root))
+        exchange = Packets(rule, load, initial, Path(root))
         for number in range(1, load.round):
-            state = rule.begin(state, number)
-            exchange.write(state, number, remember=True)
-            state = rule.apply(state, exchange.updates(state, number))
-        exchange.write(rule.begin(state, load.round), load.round, remember=False)
+            state = server.begin(state, number)
+            exchange.write(state, number)
+            state = server.apply(state, exchange.updates(state, number))
+        exchange.write(server.begin(state, load.round), load.round)
         memory, seconds, extra_bytes = PeakMemory(torch.device("cpu")), [], None
         for repeat in range(load.repeats):
             exchange.dispatch_s = exchange.waited_s = 0.0
             started = time.process_time()
-            begun = rule.begin(state, load.round)
-            after = rule.apply(begun, exchange.updates(begun, load.round))
+            begun = server.begin(state, load.round)
+            after = server.apply(begun, exchange.updates(begun, load.round))
             seconds.append((exchange.dispatch_s, time.process_time() - started - exchange.waited_s))
             if repeat == 0:
                 extra_bytes = memory.bytes_used()
-            _check_moved(rule, state, after)
+            _check_moved(load, rule, state, after)
             del begun, after
         dispatch_s, apply_s = (statistics.median(values) for values in zip(*seconds, strict=True))
         return Measured(dispatch_s, apply_s, extra_bytes, exchange.uplink_bytes)
 
 
-class Devices:
-    """All devices of a round: their halves of it are done beforehand, and what they send lies in ``folder``."""
+def rule_of(load: Load) -> Rule:
+    """The rule with as few keys as it runs with."""
+    entry = RULES[load.rule]
+    keys = None if entry.keys is None else entry.keys(**KEYS.get(load.rule, {}))
+    return entry.make(keys, Context(holders=load.devices))
+
+
+class Packets:
+    """The packets of a round: the devices' halves of it are done beforehand, and what they send lies in ``folder``."""
 
     def __init__(self, rule: Rule, load: Load, initial: Update, folder: Path) -> None:
-        self._rule, self._load, self._initial, self._folder = rule, load, initial, folder
-        self._codec, self._memories = PlainCodec(), DeviceMemories(folder / "memories")
+        self._rule, self._load, self._groups, self._folder = rule, load, initial.present, folder
+        self._codec = PlainCodec()
+        memories, trainer = DeviceMemories(folder / "memories"), cast(Trainer, _Noise())
+        rows: Any = [np.empty(0)] * load.devices  # no sample is looked at
+        self._devices = Devices(rule, trainer, self._codec, self._codec, memories, initial, cast(Any, None), rows)
         self.dispatch_s, self.waited_s, self.uplink_bytes = 0.0, 0.0, 0
 
-    def write(self, state: Any, number: int, remember: bool) -> None:
-        """Every device's packet of round ``number``, as ``rounds.device`` makes it but with noise in place of training."""
+    def write(self, state: ServerState, number: int) -> None:
+        """Every device's packet of round ``number``, as ``rounds.trainer`` makes it but with noise in place of training."""
+        traits = self._rule.traits
         for device in range(self._load.devices):
-            packet = self._codec.encode(self._dispatched(state, device, number), self._rule.gets(number))
-            memory = self._memories.read(device, number)
-            task = self._rule.receive(self._codec.decode(packet, self._initial), memory)
-            trained = _trained(task, self._rule.trains(number), derive_seed(1, "noise", number, device))
-            update, kept = self._rule.send(task, replace(trained, weight=100.0 + device), memory)
-            reply = self._codec.encode(update, self._rule.sends(number))
-            self._path(device).write_bytes(reply.payload)
-            self.uplink_bytes = max(self.uplink_bytes, reply.size_bytes)
-            if kept is not None and remember:
-                self._memories.write(device, number, kept)
+            update = self._dispatched(state, device, number)
+            travels = traits.downlink_groups(number, self._groups) | (update.present - self._groups)
+            packet, _ = self._codec.encode(update.only(travels))
+            reply = self._devices.answer(Order(number, device, packet, traits.trained(number, self._groups)))
+            if reply.packet is None:
+                raise AssertionError(f"{self._load.rule}: device {device} sent nothing: {reply.refusal}")
+            self._path(device).write_bytes(reply.packet.payload)
+            self.uplink_bytes = max(self.uplink_bytes, reply.packet.size_bytes)
 
-    def updates(self, state: Any, number: int) -> Iterator[Update]:
-        """As ``rounds.server`` has it: dispatched when it is a device's turn, read, checked, handed on, and forgotten.
+    def updates(self, state: ServerState, number: int) -> Iterator[Update]:
+        """As ``rounds.round`` has it: dispatched when it is a device's turn, read, checked, handed on, and forgotten.
 
         ``dispatch_s`` grows by the CPU seconds of the first, ``waited_s`` by those of all.
         """
@@ -147,37 +172,40 @@ class Devices:
             started = time.process_time()
             sent = self._dispatched(state, device, number)
             self.dispatch_s += time.process_time() - started
-            packet = Packet(self._path(device).read_bytes())
-            update = self._codec.decode(packet, sent, self._rule.sends(number))
-            check_same_form(update, self._rule.expected(sent, update))
-            update = replace(update, weight=1.0 if self._rule.uniform else update.weight, origin=sent.origin)
-            del packet, sent
+            packet, forms = Packet(self._path(device).read_bytes()), self._rule.server.reply_forms(sent)
+            update = completed(self._codec.decode(packet, forms[0]), forms[0])
+            check_form(update, forms)
+            update = replace(update, weight=1.0 if self._rule.traits.uniform else update.weight, origin=sent.origin)
+            del packet, sent, forms
             self.waited_s += time.process_time() - started
             yield update
             del update  # before the next is made
 
-    def _dispatched(self, state: Any, device: int, number: int) -> Update:
+    def _dispatched(self, state: ServerState, device: int, number: int) -> Update:
         seed = derive_seed(0, "dispatch", number, device)
-        update = self._rule.dispatch(state, device, size_of(self._load.ranks[device]), seed)
+        update = self._rule.server.dispatch(state, device, size_of(self._load.ranks[device]), seed)
         return replace(update, origin=Origin(device, seed))
 
     def _path(self, device: int) -> Path:
         return self._folder / f"device-{device}"
 
 
-def _trained(task: Task, parts: frozenset[str], seed: int) -> Update:
-    """Noise of a hundredth on what is trained, in the places that the task leaves free."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = dict(named_tensors(task.update))
-    for name, tensor in tensors.items():
-        if ("head" if name.startswith("head ") else name[-1].lower()) in parts:
-            noise = torch.randn(tensor.shape, generator=generator).mul_(0.01)
-            tensors[name] = tensor + (noise * task.mask[name] if name in task.mask else noise)
-    return with_tensors(task.update, tensors)
+class _Noise:
+    """In the place of a trainer: noise of a hundredth on the trained groups, in the places that the job leaves free."""
+
+    def train(self, job: Job, samples: object, rows: object, number: int, device: int, groups: frozenset[str]) -> Update:
+        generator = torch.Generator().manual_seed(derive_seed(1, "noise", number, device))
+        tensors = dict(named_tensors(job.update))
+        for name, tensor in tensors.items():
+            if name.partition(".")[0] in groups:
+                noise = torch.randn(tensor.shape, generator=generator).mul_(0.01)
+                tensors[name] = tensor + (noise * job.mask[name] if name in job.mask else noise)
+        facts = {"steps": 1, "train_loss": 1.0, "learning_rate_sum": 0.1}
+        return replace(with_tensors(job.update, tensors), weight=100.0 + device, facts=facts)
 
 
-def _check_moved(rule: Rule, before: Any, after: Any) -> None:
+def _check_moved(load: Load, rule: Rule, before: ServerState, after: ServerState) -> None:
     """A server that took no update would be the quickest of all."""
-    old, new = rule.adapter(before).groups["head"], rule.adapter(after).groups["head"]
+    old, new = (rule.server.model(state).update.groups[HEAD] for state in (before, after))
     if any(torch.equal(tensor, new[name]) for name, tensor in old.items()):
-        raise AssertionError(f"{type(rule).__name__}: the head did not move")
+        raise AssertionError(f"{load.rule}: the head did not move")

@@ -26,7 +26,7 @@ from benchmarks.truncation import Comparison, compare, fleets
 from fedfit.aggregation.table import RULES
 from fedfit.units import format_bytes
 
-SHARING = tuple(name for name, rule in RULES.items() if rule.home != PARTS)
+SHARING = tuple(name for name, entry in RULES.items() if entry.traits().shares)
 _ROUNDS = {"slora": (2, 3)}  # its last round of sparse changes, and the first of factors, which begins with an SVD
 
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def loads(options: argparse.Namespace) -> Iterator[Load]:
     """Every rule at the whole rank, and those for mixed ranks at these too."""
     for name in options.rules:
-        for mixed in (False, True) if RULES[name].mixed_ranks else (False,):
+        for mixed in (False, True) if RULES[name].traits().mixed_ranks else (False,):
             for number in _ROUNDS.get(name, (2,)):
                 yield Load(
                     name,

@@ -1,4 +1,4 @@
-"""fedfit itself, cold and warm, through its own client, trunk and model; and what a switch of device costs."""
+"""fedfit itself, cold and warm, through its own trainer, trunk and model; and what a switch of device costs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from benchmarks.meters import StepClock, median_ms, synchronize
 from benchmarks.plain import Block
 from benchmarks.work import SEED, Case, Work
 from fedfit.codecs.plain import PlainCodec
-from fedfit.core.update import Job, Update
+from fedfit.core.update import HEAD, Job, Update
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import TokenSamples, Trunk, open_trunk
-from fedfit.rounds.trainer import make_optimizer
+from fedfit.rounds.optimizers import make_optimizer
+from fedfit.rounds.trainer import Trainer
 from fedfit.settings import TrunkCacheSettings
+from fedfit.tasks.classification import Classification
 
-_ROUNDS = 1000  # of the run that the client believes to be in; the rate is constant
+_ROUNDS = 1000  # of the run that the trainer believes to be in; the rate is constant
 _SWITCH_REPEATS = 30
 
 
@@ -55,7 +57,7 @@ class Reuse:
 
 
 class SplitRunner:
-    """Runs fedfit's own client on a trunk and times its steps."""
+    """Runs fedfit's own trainer on a trunk and times its steps."""
 
     def __init__(self, case: Case, work: Work, model: SplitModel, initial: Update, clock: StepClock) -> None:
         self.case, self.work, self.model = case, work, model
@@ -66,9 +68,10 @@ class SplitRunner:
         """One round of ``device``; ``prepare_s`` is added to each step."""
         case, work = self.case, self.work
         watched = _Watched(trunk, self._clock)
-        client = Client(self.model, cast(Trunk, watched), case.training, SEED, _ROUNDS)
+        task = Classification(tuple(map(str, range(work.labels))))
+        trainer = Trainer(self.model, cast(Trunk, watched), task, case.training, SEED, _ROUNDS)
         started = time.perf_counter()
-        self.trained = client.train(Task(self._initial), work.samples, work.parts[device], work.rounds[device], device)
+        self.trained = trainer.train(Job(self._initial), work.samples, work.parts[device], work.rounds[device], device)
         total_s = time.perf_counter() - started
         steps_s = self._clock.stop()
         planned = work.batches[device]
@@ -145,7 +148,7 @@ def named(update: Update) -> dict[str, Tensor]:
         for name, pair in update.factors.items()
         for part, tensor in (("lora_A", pair.a), ("lora_B", pair.b))
     }
-    return {**factors, **update.groups["head"]}
+    return {**factors, **update.groups[HEAD]}
 
 
 def switch_ms(case: Case, model: SplitModel, initial: Update) -> dict[str, float]:
@@ -153,10 +156,10 @@ def switch_ms(case: Case, model: SplitModel, initial: Update) -> dict[str, float
     an optimiser made, the mode set, and what was trained is copied out and encoded.
     """
     codec, device = PlainCodec(), case.torch_device
-    packet = codec.encode(initial)
+    packet, _ = codec.encode(initial)
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: codec.decode(packet),
-        "load": lambda: model.adapter.load(Job(initial)),
+        "load": lambda: model.adapter.load(initial),
         "optimizer": lambda: make_optimizer(model.adapter.parameters(), case.training),
         "train_mode": lambda: model.train_mode(True, base_dropout=case.dropout),
         "eval_mode": lambda: model.train_mode(False),

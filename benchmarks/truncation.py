@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from fedfit.aggregation.flexlora import FlexLora
 from torch import Tensor
 
 from benchmarks.server_round import SHARES
-from fedfit.core.update import Factors, Update
+from fedfit.aggregation.rules import flexlora
+from fedfit.core.update import Factors, ServerState, Update, update_of
 
 TOLERANCE = 1e-5
 T = TypeVar("T")
@@ -54,10 +54,10 @@ def compare(ranks: Sequence[int], rank: int, width: int, turns: int) -> Comparis
         AssertionError: when the two products differ by more than ``TOLERANCE``.
     """
     updates = [_update(number, own, width) for number, own in enumerate(ranks)]
-    state = _update(len(ranks), rank, width)
+    state = ServerState(_update(len(ranks), rank, width))
     seconds = []
     for _ in range(turns + 1):
-        ours_s, found = _timed(lambda: FlexLora().apply(state, iter(updates)).factors["m"])
+        ours_s, found = _timed(lambda: flexlora.apply(state, iter(updates)).adapter.factors["m"])
         dense_s, (b, a) = _timed(lambda: dense_step(updates, rank))
         seconds.append((ours_s, dense_s))
     expected = b @ a
@@ -82,7 +82,7 @@ def dense_step(updates: Sequence[Update], rank: int) -> tuple[Tensor, Tensor]:
 def _update(seed: int, rank: int, width: int) -> Update:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(rank, width, generator=generator), torch.randn(width, rank, generator=generator)
-    return Update({"m": Factors(a, b, 16 / rank)}, {}, 100.0 + seed)
+    return update_of({"m": Factors(a, b, 16 / rank)}, weight=100.0 + seed)
 
 
 def _timed(action: Callable[[], T]) -> tuple[float, T]:

@@ -102,7 +102,7 @@ def lay_out(case: Case, samples: Samples, labels: int) -> Work:
 
 
 def _batches(case: Case, samples: Samples, part: np.ndarray, round_number: int, device: int) -> list[np.ndarray]:
-    """What ``rounds.client`` draws; that it does is checked when it runs."""
+    """What ``rounds.trainer`` draws; that it does is checked when it runs."""
     seed = derive_seed(SEED, "batches", round_number, device)
     plan = training_batches(samples.lengths[part], case.batch_size, 1, case.steps, seed)
     return [part[batch] for batch in plan]

@@ -3,18 +3,19 @@
 import json
 from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.server_round import Devices, Load, initial_adapter, measure_rule
+from benchmarks.server_round import Load, Packets, initial_adapter, measure_rule, rule_of
 from benchmarks.server_step import SHARING, loads, main
 from benchmarks.truncation import compare, dense_step, fleets
 
 from benchmarks import truncation
-from fedfit.aggregation.contract import Rule
+from fedfit.aggregation.contract import entry_of
 from fedfit.aggregation.table import RULES
-from fedfit.core.update import Factors, Update
+from fedfit.core.update import Factors, ServerState, Update, update_of
 
 
 def tiny(rule: str, mixed: bool = False, number: int = 2) -> Load:
@@ -24,7 +25,7 @@ def tiny(rule: str, mixed: bool = False, number: int = 2) -> Load:
 @pytest.mark.parametrize("name", SHARING)
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_every_rule_is_measured(name: str, number: int) -> None:
-    for mixed in (False, True) if RULES[name].mixed_ranks else (False,):
+    for mixed in (False, True) if RULES[name].traits().mixed_ranks else (False,):
         found = measure_rule(tiny(name, mixed, number))
         assert found.dispatch_s > 0
         assert found.apply_s > 0
@@ -42,7 +43,7 @@ def test_the_shapes_are_those_of_roberta_base() -> None:
     adapter = initial_adapter(Load("fedavg"))
     assert len(adapter.factors) == 24
     assert {(pair.a.shape, pair.b.shape) for pair in adapter.factors.values()} == {((64, 768), (768, 64))}
-    assert sum(tensor.numel() for tensor in adapter.head.values()) == 768 * 768 + 768 + 4 * 768 + 4
+    assert sum(tensor.numel() for tensor in adapter.groups["head"].values()) == 768 * 768 + 768 + 4 * 768 + 4
     assert Load("flexlora", mixed=True).ranks[:4] == [8, 16, 32, 8]
     assert sum(Load("flexlora", mixed=True).ranks) == 17 * 8 + 17 * 16 + 16 * 32
 
@@ -50,10 +51,10 @@ def test_the_shapes_are_those_of_roberta_base() -> None:
 def test_updates_are_what_devices_made_of_what_they_were_sent(tmp_path: Path) -> None:
     """FedAvg's devices send what they got plus noise of a hundredth: 3 of 1 layer's 2 pairs, and never the same."""
     load = tiny("fedavg")
-    rule, initial = RULES["fedavg"](), initial_adapter(load)
-    devices = Devices(rule, load, initial, tmp_path)
-    devices.write(initial, 1, remember=True)
-    updates = list(devices.updates(initial, 1))
+    initial = initial_adapter(load)
+    packets = Packets(rule_of(load), load, initial, tmp_path)
+    packets.write(ServerState(initial), 1)
+    updates = list(packets.updates(ServerState(initial), 1))
     assert [update.weight for update in updates] == [100.0, 101.0, 102.0]
     assert [update.origin.device for update in updates if update.origin] == [0, 1, 2]
     noise = torch.stack([update.factors["layer.0.value"].b for update in updates])
@@ -62,11 +63,12 @@ def test_updates_are_what_devices_made_of_what_they_were_sent(tmp_path: Path) ->
 
 
 def test_a_server_that_takes_nothing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def idle(self: Rule, state: Update, updates: Iterable[Update]) -> Update:
+    def idle(state: ServerState, updates: Iterable[Update]) -> ServerState:
         assert len(list(updates)) == 3
         return state
 
-    monkeypatch.setattr(RULES["fedavg"], "apply", idle)
+    fedavg = rule_of(tiny("fedavg"))
+    monkeypatch.setitem(RULES, "fedavg", entry_of(replace(fedavg, server=replace(fedavg.server, apply=idle))))
     with pytest.raises(AssertionError, match="did not move"):
         measure_rule(tiny("fedavg"))
 
@@ -91,8 +93,8 @@ def test_another_product_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_dense_way_by_hand() -> None:
     """Weights 3 and 1: ¾·2·(1, 0)ᵀ(4, 0) + ¼·1·(0, 1)ᵀ(0, 8) = diag(6, 2); at rank 1 diag(6, 0)."""
-    one = Update({"m": Factors(torch.tensor([[4.0, 0]]), torch.tensor([[1.0], [0]]), 2.0)}, {}, 3.0)
-    two = Update({"m": Factors(torch.tensor([[0, 8.0]]), torch.tensor([[0], [1.0]]), 1.0)}, {}, 1.0)
+    one = update_of({"m": Factors(torch.tensor([[4.0, 0]]), torch.tensor([[1.0], [0]]), 2.0)}, weight=3.0)
+    two = update_of({"m": Factors(torch.tensor([[0, 8.0]]), torch.tensor([[0], [1.0]]), 1.0)}, weight=1.0)
     b, a = dense_step([one, two], 1)
     torch.testing.assert_close(b @ a, torch.tensor([[6.0, 0], [0, 0]], dtype=torch.float64))
 

@@ -92,9 +92,8 @@ def test_a_frozen_head_stays_out_of_it(tiny_bert: Path) -> None:
     made = experiment(tiny_bert, adapter={"head": "freeze"})
     update = train(made, frozenset({LORA_B, HEAD}))
     assert HEAD not in update.groups
-    assert not any(
-        parameter.requires_grad for name, parameter in made.parts.model.model.named_parameters() if "classifier" in name
-    )
+    parameters = made.parts.model.model.named_parameters()
+    assert not any(parameter.requires_grad for name, parameter in parameters if "classifier" in name)
     assert all(torch.equal(pair.a, made.initial.factors[name].a) for name, pair in update.factors.items())
 
 
