@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from fedfit.simulation.run import run
 from rich.console import Console
 from rich.table import Table
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from benchmarks.plain import load, padded, trainable
 from benchmarks.split import named
 from benchmarks.work import Case, Work
-from fedfit.core.update import Update
+from fedfit.core.update import Job, Update
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 
@@ -33,7 +33,7 @@ def check_gradients(case: Case, work: Work, model: SplitModel, plain: Any, initi
         load(plain, named(initial))
     except KeyError as error:
         raise GradientsDiffer(str(error)) from error
-    model.adapter.load(initial)
+    model.adapter.load(Job(initial))
     plain.train(not case.dropout)
     inputs = padded(work, batch, case.max_tokens, int(plain.config.pad_token_id))
     wanted = _gradients(plain(**{name: tensor.to(case.torch_device) for name, tensor in inputs.items()}).loss, trainable(plain))

@@ -14,8 +14,8 @@ from benchmarks.meters import PeakMemory, StepClock, count_flops, peak_flops, pr
 from benchmarks.plain import Block, Plain, TrainerPerDevice, build_plain
 from benchmarks.split import Cold, Reuse, SplitRunner, Warm, named, start_from, switch_ms
 from benchmarks.work import SEED, Case, Work
-from fedfit.core.update import Update
 from fedfit.adapters.build import build_split_model
+from fedfit.core.update import Update
 from fedfit.models.split import SplitModel
 
 

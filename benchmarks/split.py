@@ -159,7 +159,7 @@ def switch_ms(case: Case, model: SplitModel, initial: Update) -> dict[str, float
     packet, _ = codec.encode(initial)
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: codec.decode(packet),
-        "load": lambda: model.adapter.load(initial),
+        "load": lambda: model.adapter.load(Job(initial)),
         "optimizer": lambda: make_optimizer(model.adapter.parameters(), case.training),
         "train_mode": lambda: model.train_mode(True, base_dropout=case.dropout),
         "eval_mode": lambda: model.train_mode(False),

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedfit.adapters.lora import lora_modules
 from fedfit.core.update import Factors, Job, Update
 from fedfit.errors import UpdateRefused
-from fedfit.adapters.lora import lora_modules
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.packed import PackedLinear
 from fedfit.models.split import SplitModel
@@ -174,13 +174,13 @@ def test_room_keeps_the_values_and_takes_higher_ranks(family: str, tiny_models: 
     before, small = logits_and_gradients(split), split.adapter.snapshot()
     wide = widened(small, 9)
     with pytest.raises(UpdateRefused, match="one rank from 1 to 3"):
-        split.adapter.load(wide)
+        split.adapter.load(Job(wide))
     split.adapter.reserve(9)
     assert split.adapter.rank == 9
     after = logits_and_gradients(split)
     assert torch.equal(after[0], before[0])
     assert all(torch.equal(gradient, before[1][name]) for name, gradient in after[1].items())
-    split.adapter.load(wide)
+    split.adapter.load(Job(wide))
     loaded = logits_and_gradients(split)
     torch.testing.assert_close(loaded[0], before[0], rtol=1e-5, atol=1e-5)
     for name, gradient in before[1].items():
@@ -189,10 +189,10 @@ def test_room_keeps_the_values_and_takes_higher_ranks(family: str, tiny_models: 
         elif name.startswith("lora_B."):
             torch.testing.assert_close(loaded[1][name][:, :3], gradient, rtol=1e-4, atol=1e-5)
             assert loaded[1][name][:, 3:].any(), "the new columns get a gradient"
-    split.adapter.load(small)
+    split.adapter.load(Job(small))
     assert torch.equal(logits_and_gradients(split)[0], before[0])
     with pytest.raises(UpdateRefused, match="one rank from 1 to 9"):
-        split.adapter.load(widened(small, 10))
+        split.adapter.load(Job(widened(small, 10)))
 
 
 def test_less_room_than_there_is_changes_nothing(tiny_bert: Path) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from fedfit.core.update import Factors, Update
-from fedfit.errors import UpdateRefused
 from fedfit.adapters.lora import lora_modules, save_adapter
+from fedfit.core.update import Factors, Job, Update
+from fedfit.errors import UpdateRefused
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
@@ -73,9 +73,9 @@ def test_it_is_the_model_that_was_built_with_that_rank(
 ) -> None:
     split = resident(tiny_models[family], **adapter)
     sent = at_ranks(split.adapter.snapshot(), [rank])
-    split.adapter.load(sent)
+    split.adapter.load(Job(sent))
     twin = tiny_split(tiny_models[family], **{**adapter, "rank": rank})
-    twin.adapter.load(sent)
+    twin.adapter.load(Job(sent))
     for model in (split, twin):
         model.train_mode(True)
     mine, its = gradients(split), gradients(twin)
@@ -91,7 +91,7 @@ def test_a_step_of_the_optimiser_is_that_of_the_built_model(tiny_bert: Path) -> 
     split, twin = resident(tiny_bert), tiny_split(tiny_bert, rank=2)
     sent = at_ranks(split.adapter.snapshot(), [2])
     for model in (split, twin):
-        model.adapter.load(sent)
+        model.adapter.load(Job(sent))
         optimizer = torch.optim.AdamW(model.adapter.parameters(), lr=1e-2, fused=True)
         for _ in range(3):
             optimizer.zero_grad()
@@ -112,7 +112,7 @@ def test_tensors_have_the_rank_in_the_memory_that_was_there(tiny_bert: Path) -> 
     before = split.adapter.snapshot()
     for rank in (2, 1, 4, RESIDENT):
         sent = at_ranks(before, [rank])
-        split.adapter.load(sent)
+        split.adapter.load(Job(sent))
         assert same_bits(split.adapter.snapshot(), sent)
         assert split.adapter.rank == RESIDENT
         assert all(mine is old for mine, old in zip(split.adapter.parameters(), parameters, strict=True))
@@ -124,14 +124,14 @@ def test_tensors_have_the_rank_in_the_memory_that_was_there(tiny_bert: Path) -> 
             assert pair.a.untyped_storage().nbytes() == 4 * pair.a.numel()
             assert pair.b.untyped_storage().nbytes() == 4 * pair.b.numel()
     assert [parameter.shape for parameter in parameters] == shapes
-    split.adapter.load(before)
+    split.adapter.load(Job(before))
     assert same_bits(split.adapter.snapshot(), before)
 
 
 def test_modules_may_differ_in_rank_and_scale(tiny_bert: Path, tmp_path: Path) -> None:
     split = resident(tiny_bert)
     sent = at_ranks(split.adapter.snapshot(), [1, 4, 2, 4])
-    split.adapter.load(sent)
+    split.adapter.load(Job(sent))
     assert same_bits(split.adapter.snapshot(), sent)
     assert [(a.shape[0], scale) for a, _, scale in split.adapter.factors.values()] == [(1, 1.5), (4, 2.5), (2, 3.5), (4, 4.5)]
     save_adapter(split.model, tmp_path, str(tiny_bert))
@@ -149,7 +149,7 @@ def test_the_scale_is_that_of_the_last_load(scale: float, tiny_bert: Path) -> No
     plain = {name: Factors(pair.a, pair.b * scale, 1.0) for name, pair in before.factors.items()}
     found = []
     for factors in (scaled, plain):
-        split.adapter.load(before.with_factors(factors))
+        split.adapter.load(Job(before.with_factors(factors)))
         with torch.no_grad():
             found.append(logits(split))
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
@@ -159,9 +159,9 @@ def test_gradients_of_another_rank_are_dropped_and_of_the_same_kept(tiny_bert: P
     split = resident(tiny_bert)
     before = split.adapter.snapshot()
     torch.autograd.backward(loss(split))
-    split.adapter.load(before)
+    split.adapter.load(Job(before))
     assert all(parameter.grad is not None for parameter in split.adapter.parameters())
-    split.adapter.load(at_ranks(before, [2]))
+    split.adapter.load(Job(at_ranks(before, [2])))
     assert all(a.grad is None and b.grad is None for a, b, _ in split.adapter.factors.values())
 
 
@@ -170,7 +170,7 @@ def test_a_loss_that_is_still_kept_does_not_stand_in_the_way(tiny_bert: Path) ->
     split = resident(tiny_bert)
     kept = loss(split)
     torch.autograd.backward(kept)
-    split.adapter.load(at_ranks(split.adapter.snapshot(), [2]))
+    split.adapter.load(Job(at_ranks(split.adapter.snapshot(), [2])))
     torch.autograd.backward(loss(split))
     assert all(a.grad is not None and a.grad.shape == a.shape for a, _, _ in split.adapter.factors.values())
 
@@ -180,7 +180,7 @@ def test_an_update_refused_for_its_last_module_changes_no_module(tiny_bert: Path
     before = split.adapter.snapshot()
     sent = at_ranks(before, [2, 2, 2, RESIDENT + 1])
     with pytest.raises(UpdateRefused, match=f"one rank from 1 to {RESIDENT}"):
-        split.adapter.load(sent)
+        split.adapter.load(Job(sent))
     assert same_bits(split.adapter.snapshot(), before)
 
 
@@ -200,7 +200,7 @@ def test_plain_peft_loads_what_was_saved_at_another_rank(
     split = resident(tiny_models[family], scaling=scaling, alpha=7.0)
     size = AdapterSettings(rank=RESIDENT, alpha=7.0, scaling=scaling).size(rank)
     sent = at_ranks(split.adapter.snapshot(), [rank])
-    split.adapter.load(sent.with_factors({n: replace(pair, scale=size.scale) for n, pair in sent.factors.items()}))
+    split.adapter.load(Job(sent.with_factors({n: replace(pair, scale=size.scale) for n, pair in sent.factors.items()})))
     save_adapter(split.model, tmp_path, str(tiny_models[family]))
     loaded, expected = plain_logits(tiny_models[family], tmp_path)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_saving_at_several_ranks_in_turn(tiny_bert: Path, tmp_path: Path) -> Non
     """Nothing of one saving is left in the next, or in the model."""
     split = resident(tiny_bert)
     for number, ranks in enumerate(([2], [1, 3], [RESIDENT], [4])):
-        split.adapter.load(at_ranks(split.adapter.snapshot(), ranks))
+        split.adapter.load(Job(at_ranks(split.adapter.snapshot(), ranks)))
         before = split.adapter.snapshot()
         save_adapter(split.model, tmp_path / str(number), str(tiny_bert))
         assert same_bits(split.adapter.snapshot(), before)

@@ -78,7 +78,7 @@ def broken_reply(kind: str, order: Order, reply: Reply) -> list[Reply]:
     def with_pair(factors: Factors) -> Reply:
         return packet(sent.with_factors({**sent.factors, name: factors}))
 
-    broken = {
+    broken: dict[str, Callable[[], Reply]] = {
         "garbage": lambda: replace(reply, packet=Packet(b"garbage")),
         "empty": lambda: replace(reply, packet=Packet(b"")),
         "cut": lambda: replace(reply, packet=Packet(order.packet.payload[:-5])),
@@ -98,8 +98,8 @@ def broken_reply(kind: str, order: Order, reply: Reply) -> list[Reply]:
         "infinite steps": lambda: packet(replace(sent, facts={"steps": math.inf})),
         "nothing": lambda: replace(reply, packet=None),
         "a refusal": lambda: replace(reply, packet=None, refusal="out of battery"),
-    }[kind]
-    return [broken()]
+    }
+    return [broken[kind]()]
 
 
 KINDS = [

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from peft import PeftModel
 
+from fedfit.adapters.peft_files import labelled_config
 from fedfit.data.batches import length_sorted_batches
 from fedfit.errors import RunFolderError
 from fedfit.experiment.build import pick_device
 from fedfit.experiment.runs import adapter_of, recipe_of
 from fedfit.experiment.shared_part import shared_part
 from fedfit.models.load import load_model, load_tokenizer
-from fedfit.adapters.peft_files import labelled_config
 from fedfit.tracking.run_folder import read_labels
 
 log = logging.getLogger(__name__)
