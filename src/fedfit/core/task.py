@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +34,20 @@ class Scorer(Protocol):
         """The metrics of all batches so far."""
 
 
+Show = Callable[[int], Mapping[str, str]]
+"""The texts of the sample at a row, by field (``text``, ``pair``), short enough for a report."""
+
+
+class Examiner(Protocol):
+    """Looks closer than a scorer: gathers what a report shows of one model on one set, batch by batch."""
+
+    def add(self, output: Tensor, targets: Tensor, rows: np.ndarray) -> None:
+        """Takes in the batch of the samples at ``rows``."""
+
+    def details(self, show: Show) -> Mapping[str, Any]:
+        """Plain values for ``evaluation.json``, of all batches so far."""
+
+
 class Task(Protocol):
     """What a model is asked, and how its answer is judged. Model and trainer know no label."""
 
@@ -61,3 +75,10 @@ class Task(Protocol):
 
     def scorer(self) -> Scorer:
         """A new scorer."""
+
+    def examiner(self) -> Examiner:
+        """A new examiner."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Plain values for ``task.json``: ``metrics``, ``{name: {"higher_is_better": …}}``, and ``labels`` where classes have
+        names."""

@@ -20,6 +20,7 @@ from fedfit.codecs.table import make_codec
 from fedfit.core.task import Task
 from fedfit.core.update import Update
 from fedfit.data.cache_folder import cache_folder
+from fedfit.data.corpus import TextSet
 from fedfit.data.partition import label_counts, partition
 from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import Samples, tokenize
@@ -77,6 +78,7 @@ class Experiment:
 
     Args:
         facts: what the run folder says of the data.
+        test_texts: the texts of the test set, to be quoted.
     """
 
     parts: Parts
@@ -88,6 +90,7 @@ class Experiment:
     clock: FleetClock | None = None
     label_names: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    test_texts: TextSet | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -143,7 +146,7 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
     folder = Path(recipe.trunk_cache.folder).expanduser() if recipe.trunk_cache.folder else cache_folder() / "trunk"
     trunk = open_trunk(model, recipe.trunk_cache, folder, recipe.training.precision)
     experiment = assemble(Parts(recipe, model, trunk, task, train, sets, held, own_tests, memories or DeviceMemories()))
-    experiment.label_names = corpus.label_names
+    experiment.label_names, experiment.test_texts = corpus.label_names, corpus.test
     counts = label_counts(held, train.labels, len(corpus.label_names))
     facts: dict[str, Any] = {
         "labels": list(corpus.label_names),

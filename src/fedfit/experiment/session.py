@@ -12,6 +12,7 @@ from fedfit.aggregation.merged_delta import folded
 from fedfit.core.stopping import patience_ended, target_reached
 from fedfit.core.update import Job
 from fedfit.experiment.build import Experiment, build, resolve
+from fedfit.experiment.details import evaluation_of, task_facts
 from fedfit.experiment.environment import environment
 from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
@@ -23,7 +24,7 @@ from fedfit.records import RoundRecord, RoundResult, higher_is_better
 from fedfit.settings import Recipe
 from fedfit.tracking.memories import DeviceMemories
 from fedfit.tracking.needs import Fingerprint, Needs
-from fedfit.tracking.run_folder import DEVICES_FOLDER, RunFolder
+from fedfit.tracking.run_folder import DEVICES_FOLDER, EVALUATION, TASK, RunFolder
 from fedfit.tracking.sinks.contract import TrackedRun
 from fedfit.tracking.sinks.table import Sinks
 
@@ -60,6 +61,7 @@ class Session:
         memories = DeviceMemories(path / DEVICES_FOLDER)
         experiment = build(recipe, memories=memories)
         folder = RunFolder.create(path, force=force, memories=memories)
+        folder.write_object(TASK, task_facts(experiment.parts.task))
         folder.describe(to_toml(recipe), environment(experiment.parts.model.device), experiment.facts)
         return cls(folder, experiment, _fingerprint(experiment))
 
@@ -86,6 +88,7 @@ class Session:
             folder.refuse([*(changed or _partition_lost(folder, experiment)), *folder.lost(needs)])
             _warn_of_changes(folder.read_object("environment.json"), environment(experiment.parts.model.device))
             rounds, devices = folder.rewind(last)
+            folder.write_object(TASK, task_facts(experiment.parts.task))
             if experiment.clock is not None:
                 experiment.clock.restore(devices)
             return cls(folder, experiment, now, last, rounds)
@@ -107,7 +110,10 @@ class Session:
         )
 
     def results(self) -> Iterator[RoundResult]:
-        """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends."""
+        """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends.
+
+        A closer look at the final model is written once the run is finished.
+        """
         tracked = TrackedRun(self.folder.path, self.recipe.name, self.fingerprint.recipe)
         sinks = Sinks(self.recipe.tracking.sinks, tracked, tuple(self.records))
         stream = iter(()) if self.finished else self.experiment.run(self.last, _failed(self.records))
@@ -120,9 +126,18 @@ class Session:
                 yield result
                 if self.finished:
                     break
+            self._write_evaluation()
         finally:
             sinks.close()
             self.save_adapter()
+
+    def _write_evaluation(self) -> None:
+        """Looks closer at the model of the last round, where the run is finished."""
+        if self.last is None or not self.finished:
+            return
+        evaluation = evaluation_of(self.experiment, self.last.state, self.last.record.round)
+        if evaluation is not None:
+            self.folder.write_object(EVALUATION, evaluation)
 
     def save_adapter(self) -> Path | None:
         """Writes the adapter of the last round that counts; ``None`` before round 0 is done."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedfit.aggregation.contract import Rule
-from fedfit.core.task import Metric, Score, Scorer, Task
+from fedfit.core.task import Metric, Score, Task
 from fedfit.core.update import Job, ServerState, Update
 from fedfit.data.batches import length_sorted_batches
 from fedfit.data.tokenize import Samples
@@ -23,25 +24,21 @@ from fedfit.rounds.memories import Memories
 _BATCH_SIZE = 128
 
 
-@torch.inference_mode()
 def evaluate(
     model: SplitModel, trunk: Trunk, task: Task, samples: Samples, precision: str = "fp32", rows: np.ndarray | None = None
 ) -> Score:
     """The model as it is, over ``samples[rows]``; over all when ``None``."""
-    return scored(model, trunk, task, samples, precision, rows, task.scorer()).score()
+    scorer = task.scorer()
+    for _, output, targets in outputs(model, trunk, task, samples, precision, rows):
+        scorer.add(output, targets)
+    return scorer.score()
 
 
 @torch.inference_mode()
-def scored(
-    model: SplitModel,
-    trunk: Trunk,
-    task: Task,
-    samples: Samples,
-    precision: str,
-    rows: np.ndarray | None,
-    scorer: Scorer,
-) -> Scorer:
-    """``scorer``, after the outputs of the model over ``samples[rows]``, shortest first."""
+def outputs(
+    model: SplitModel, trunk: Trunk, task: Task, samples: Samples, precision: str = "fp32", rows: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Yields rows, the model's outputs and the targets over ``samples[rows]``, batch by batch, shortest samples first."""
     chosen = np.arange(len(samples)) if rows is None else rows
     trunk.prepare(samples, chosen.tolist())
     model.train_mode(False)
@@ -49,8 +46,7 @@ def scored(
         hidden, lengths = trunk.batch(samples, chosen[batch])
         with autocast(model.device, precision):
             output = model.tail(hidden, lengths)
-        scorer.add(output, task.collate(samples, chosen[batch], model.device))
-    return scorer
+        yield chosen[batch], output, task.collate(samples, chosen[batch], model.device)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional
 
-from fedfit.core.task import Metric, Score, Scorer
+from fedfit.core.task import Examiner, Metric, Score, Scorer
 from fedfit.data.tokenize import Samples
+from fedfit.tasks.confusion import ClassExaminer
 
 METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType(
     {
@@ -64,6 +66,16 @@ class Classification:
     def scorer(self) -> Scorer:
         """A scorer of accuracy and its like."""
         return ClassScorer(self.metrics)
+
+    def examiner(self) -> Examiner:
+        """A gatherer of the confusion matrix and of wrong predictions."""
+        return ClassExaminer(self.label_names)
+
+    def describe(self) -> Mapping[str, Any]:
+        """The classes, and the direction of each metric."""
+        directions = {**dict.fromkeys(self.metrics, True), "loss": False}
+        metrics = {name: {"higher_is_better": higher} for name, higher in directions.items()}
+        return {"labels": list(self.label_names), "metrics": metrics}
 
 
 class ClassScorer:

@@ -13,10 +13,10 @@ import xxhash
 
 from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
-from fedfit.records import DeviceRecord, RoundRecord
+from fedfit.records import DeviceRecord, DeviceScore, RoundRecord
 from fedfit.tracking.needs import Mark
 
-_Record = TypeVar("_Record", RoundRecord, DeviceRecord)
+_Record = TypeVar("_Record", RoundRecord, DeviceRecord, DeviceScore)
 
 
 class Lines(Generic[_Record]):
@@ -64,7 +64,8 @@ class Lines(Generic[_Record]):
             RunFolderError: for a line that this version cannot read.
         """
         kept = self._bytes(mark)
-        write_atomic(self._path, kept)
+        if self._path.exists():
+            write_atomic(self._path, kept)
         self._length_bytes, self._digest = 0, xxhash.xxh3_64()
         self._take(kept)
         return [self._parse(line) for line in kept.splitlines()]
@@ -88,12 +89,12 @@ class Lines(Generic[_Record]):
     def _parse(self, line: bytes) -> _Record:
         try:
             return self._kind.from_json(json.loads(line))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             problem = f"{self._path}: {line[:80]!r} cannot be read ({error})"
             raise RunFolderError(f"{problem}; go on with the version of fedfit that wrote it, or start a new run") from error
 
 
-def _line(record: RoundRecord | DeviceRecord) -> bytes:
+def _line(record: RoundRecord | DeviceRecord | DeviceScore) -> bytes:
     """JSON has no NaN and no infinity: what is not finite was not measured."""
     return json.dumps(_finite(record.to_json()), allow_nan=False).encode() + b"\n"
 

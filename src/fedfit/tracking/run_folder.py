@@ -1,11 +1,12 @@
 """The run folder: what a run leaves behind, and from which it can go on.
 
-recipe.toml  environment.json  partition.json     written once, before the first round
-rounds.jsonl  devices.jsonl                        a line, or lines, a round
+recipe.toml  environment.json  partition.json  task.json     written once, before the first round
+rounds.jsonl  devices.jsonl  scores.jsonl          a line, or lines, a round; scores where devices have test rows of their own
 tensorboard/  mlflow/  wandb/                      the same numbers for trackers, as the recipe asks
 checkpoints/                                       the server's state; decides which rounds count
 devices/                                           what devices keep themselves, with rules that need it
 adapter/                                           PEFT's own format, with labels.json, config.json and a card
+evaluation.json                                    a closer look at the final model, once the run is finished
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from typing import Any, BinaryIO
 
 from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
-from fedfit.records import DeviceRecord, RoundRecord, RoundResult
+from fedfit.records import DeviceRecord, DeviceScore, RoundRecord, RoundResult
 from fedfit.tracking.checkpoint import Checkpoint, Checkpoints
 from fedfit.tracking.lines import Lines
 from fedfit.tracking.memories import DeviceMemories
 from fedfit.tracking.needs import Fingerprint, Needs
 from fedfit.tracking.writing import writing
 
-_ROUNDS, _DEVICES = "rounds.jsonl", "devices.jsonl"
-_OURS = ("recipe.toml", "environment.json", "partition.json", _ROUNDS, _DEVICES, "report.html")
+_ROUNDS, _DEVICES, _SCORES = "rounds.jsonl", "devices.jsonl", "scores.jsonl"
+TASK, EVALUATION = "task.json", "evaluation.json"
+_OURS = ("recipe.toml", "environment.json", "partition.json", TASK, _ROUNDS, _DEVICES, _SCORES, EVALUATION, "report.html")
 _OUR_FOLDERS = ("tensorboard", "mlflow", "wandb", "checkpoints", "adapter", "figures", "devices")
 _LOCK = ".lock"
 DEVICES_FOLDER = "devices"
@@ -45,6 +47,7 @@ class RunFolder:
         self.memories = memories or DeviceMemories(path / DEVICES_FOLDER)
         self._rounds = Lines(path / _ROUNDS, RoundRecord)
         self._devices = Lines(path / _DEVICES, DeviceRecord)
+        self._scores = Lines(path / _SCORES, DeviceScore)
         self._lock: BinaryIO | None = None
 
     @classmethod
@@ -112,6 +115,11 @@ class RunFolder:
             write_atomic(self.path / "partition.json", _pretty(partition))
             write_atomic(self.path / "recipe.toml", recipe.encode())
 
+    def write_object(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes ``value`` as a JSON file of the folder, whole or not at all."""
+        with writing(self.path):
+            write_atomic(self.path / name, _pretty(value))
+
     def read_object(self, name: str) -> dict[str, Any]:
         """The object in a JSON file of the folder.
 
@@ -131,8 +139,10 @@ class RunFolder:
         """Records a round: its lines first, then the checkpoint that makes them count."""
         with writing(self.path):
             self._devices.append(result.devices)
+            if result.scores:
+                self._scores.append(result.scores)
             self._rounds.append([result.record])
-            records = {_ROUNDS: self._rounds.mark, _DEVICES: self._devices.mark}
+            records = {_ROUNDS: self._rounds.mark, _DEVICES: self._devices.mark, _SCORES: self._scores.mark}
             self.checkpoints.save(result, Needs(fingerprint, records, self.memories.marks()))
 
     def latest(self) -> Checkpoint | None:
@@ -149,7 +159,11 @@ class RunFolder:
 
     def lost(self, needs: Needs) -> list[str]:
         """What is missing or changed of the records and memories that ``needs`` names, in words, a line each."""
-        found = [self._rounds.lost(needs.records.get(_ROUNDS)), self._devices.lost(needs.records.get(_DEVICES))]
+        found = [
+            self._rounds.lost(needs.records.get(_ROUNDS)),
+            self._devices.lost(needs.records.get(_DEVICES)),
+            self._scores.lost(needs.records.get(_SCORES)),
+        ]
         return [*(words for words in found if words), *self.memories.lost(needs.memories)]
 
     def refuse(self, lost: Sequence[str]) -> None:
@@ -164,7 +178,8 @@ class RunFolder:
             raise RunFolderError(f"{self.path} cannot go on, since what it needs has changed:{reasons}\n{self._remedy}")
 
     def rewind(self, last: Checkpoint | None) -> tuple[list[RoundRecord], list[DeviceRecord]]:
-        """Goes back to ``last``, or to before the first round: drops later lines, whole or torn, and later memories.
+        """Goes back to ``last``, or to before the first round: drops later lines, whole or torn, later memories, and what was
+        said of the run's end.
 
         Returns:
             The records that stay.
@@ -173,6 +188,8 @@ class RunFolder:
         with writing(self.path):
             self.checkpoints.remove_after(last.record.round if last else -1)
             self.memories.rewind(needs.memories)
+            (self.path / EVALUATION).unlink(missing_ok=True)
+            self._scores.rewind(needs.records.get(_SCORES))
             devices = self._devices.rewind(needs.records.get(_DEVICES))
             return self._rounds.rewind(needs.records.get(_ROUNDS)), devices
 

@@ -1,0 +1,48 @@
+"""What a run folder says of the task, and of the final model beyond its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedfit.core.task import Task
+from fedfit.core.update import ServerState
+from fedfit.data.corpus import TextSet
+from fedfit.experiment.build import Experiment
+from fedfit.rounds.evaluate import outputs
+
+LONGEST_TEXT = 300
+"""Characters of a text that are quoted."""
+
+
+def task_facts(task: Task) -> dict[str, Any]:
+    """The content of ``task.json``: the task's kind, its first metric, and what it says of itself."""
+    return {"kind": task.name, "headline": task.headline, **task.describe()}
+
+
+def evaluation_of(experiment: Experiment, state: ServerState, after_round: int) -> Mapping[str, Any] | None:
+    """The content of ``evaluation.json``: the task's details of the global model on the test set.
+
+    ``None`` where each device has a model of its own.
+    """
+    parts = experiment.parts
+    if experiment.rule.traits.personal:
+        return None
+    parts.model.load(experiment.rule.server.model(state))
+    samples, examiner = parts.sets["test"], parts.task.examiner()
+    for rows, output, targets in outputs(parts.model, parts.trunk, parts.task, samples, experiment.recipe.training.precision):
+        examiner.add(output, targets, rows)
+    texts = experiment.test_texts
+    details = examiner.details(lambda row: {} if texts is None else quoted(texts, row))
+    return {"round": after_round, "set": "test", "samples": len(samples), **details}
+
+
+def quoted(texts: TextSet, row: int) -> dict[str, str]:
+    """The texts of a sample, each on one line and cut to ``LONGEST_TEXT`` characters."""
+    fields = {"text": texts.texts, "pair": texts.pairs}
+    return {name: _cut(values[row]) for name, values in fields.items() if values is not None}
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
