@@ -11,7 +11,7 @@ from torch.nn import functional
 from benchmarks.plain import load, padded, trainable
 from benchmarks.split import named
 from benchmarks.work import Case, Work
-from fedfit.core.update import Job, Update
+from fedfit.core.update import HEAD, Job, Update
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 
@@ -41,9 +41,7 @@ def check_gradients(case: Case, work: Work, model: SplitModel, plain: Any, initi
     hidden, lengths = Trunk(model, None, "float32").batch(work.samples, batch)
     labels = torch.from_numpy(work.samples.labels[batch]).to(case.torch_device)
     loss = functional.cross_entropy(model.tail(hidden, lengths), labels)
-    parameters = dict(model.adapter.head)
-    for name, (a, b, _) in model.adapter.factors.items():
-        parameters |= {f"{name}.lora_A": a, f"{name}.lora_B": b}
+    parameters = {_plain_name(name): parameter for name, parameter in model.adapter.named_parameters().items()}
     found = _gradients(loss, parameters)
     errors = {name: float((found[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted}
     worst = max(errors, key=lambda name: errors[name])
@@ -58,3 +56,9 @@ def check_gradients(case: Case, work: Work, model: SplitModel, plain: Any, initi
 def _gradients(loss: Tensor, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     return dict(zip(parameters, gradients, strict=True))
+
+
+def _plain_name(name: str) -> str:
+    """``lora_A.<module>`` as ``<module>.lora_A``, and ``head.<name>`` as ``<name>``: as the plain loop names them."""
+    group, _, rest = name.partition(".")
+    return rest if group == HEAD else f"{rest}.{group}"

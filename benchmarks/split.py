@@ -136,7 +136,7 @@ class Warm:
 def start_from(model: SplitModel) -> Update:
     """The adapter that every contender starts from. B is drawn: a zero B would hide A's gradient and the scale."""
     generator = torch.Generator().manual_seed(SEED)
-    for _, b, _ in model.adapter.factors.values():
+    for _, b in model.adapter.pairs():
         b.copy_(0.02 * torch.randn(b.shape, generator=generator))
     return model.adapter.snapshot()
 
@@ -160,7 +160,7 @@ def switch_ms(case: Case, model: SplitModel, initial: Update) -> dict[str, float
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: codec.decode(packet),
         "load": lambda: model.adapter.load(Job(initial)),
-        "optimizer": lambda: make_optimizer(model.adapter.parameters(), case.training),
+        "optimizer": lambda: make_optimizer(model.adapter.named_parameters().values(), case.training),
         "train_mode": lambda: model.train_mode(True, base_dropout=case.dropout),
         "eval_mode": lambda: model.train_mode(False),
         "snapshot": lambda: model.adapter.snapshot(),

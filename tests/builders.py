@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from fedfit.adapters.build import build_split_model
+from fedfit.adapters.lora import LoraAdapter
 from fedfit.aggregation.contract import Context, Rule
 from fedfit.aggregation.table import rule_entry
 from fedfit.codecs.plain import PlainCodec
@@ -122,11 +123,17 @@ def tiny_split(folder: Path | str, seed: int = 0, labels: int = CLASSES, **adapt
     return split
 
 
+def lora_of(split: SplitModel) -> LoraAdapter:
+    """The adapter of ``split``, which is one of LoRA."""
+    assert isinstance(split.adapter, LoraAdapter)
+    return split.adapter
+
+
 @torch.no_grad()
 def randomise(split: SplitModel, seed: int) -> None:
     """Every LoRA B is drawn anew, as large as to matter."""
     generator = torch.Generator().manual_seed(seed + 1)
-    for _, b, _ in split.adapter.factors.values():
+    for _, b, _ in lora_of(split).factors.values():
         b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
 
 

@@ -15,7 +15,7 @@ from fedfit.errors import UpdateRefused
 from fedfit.models.families import FAMILIES, TARGETS, family_of
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, HIDDEN, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
+from tests.builders import CLASSES, HIDDEN, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(8, seed=3)
 
@@ -62,17 +62,17 @@ def test_a_snapshot_is_a_copy_with_weight_and_facts(tiny_bert: Path) -> None:
 
 def test_load_copies_in_place_and_changes_nothing_else(tiny_bert: Path) -> None:
     split = tiny_split(tiny_bert)
-    places = [parameter.data_ptr() for parameter in split.adapter.parameters()]
-    mine = {parameter.data_ptr() for parameter in split.adapter.parameters()}
+    places = [parameter.data_ptr() for parameter in lora_of(split).parameters()]
+    mine = {parameter.data_ptr() for parameter in lora_of(split).parameters()}
     rest = {name: tensor.clone() for name, tensor in split.model.state_dict().items() if tensor.data_ptr() not in mine}
     received = filled(split.adapter.snapshot())
     split.adapter.load(Job(received))
-    assert [parameter.data_ptr() for parameter in split.adapter.parameters()] == places
+    assert [parameter.data_ptr() for parameter in lora_of(split).parameters()] == places
     after = split.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in rest.items())
     # 4 LoRA modules of 2 tensors, and the 2 of the head, are all that is not "the rest".
     assert len(after) - len(rest) == 4 * 2 + 2
-    next(iter(split.adapter.factors.values()))[0].data.zero_()
+    next(iter(lora_of(split).factors.values()))[0].data.zero_()
     assert same_bits(received, filled(received)), "the model must not share memory with what it was sent"
 
 
@@ -218,7 +218,7 @@ def test_the_targets_of_the_chosen_layers_are_adapted_and_no_others(
 ) -> None:
     for family, folder in tiny_models.items():
         ends = [FAMILIES[family].targets[target] for target in targets]
-        names = list(tiny_split(folder, targets=targets, layers=(1, 3)).adapter.factors)
+        names = list(lora_of(tiny_split(folder, targets=targets, layers=(1, 3))).factors)
         assert len(names) == modules
         assert all(any(name.endswith((f"layer.1.{end}", f"layer.3.{end}")) for end in ends) for name in names)
 

@@ -15,7 +15,7 @@ from fedfit.errors import UpdateRefused
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.packed import PackedLinear
 from fedfit.models.split import SplitModel
-from tests.builders import HIDDEN, random_samples, tiny_experiment, tiny_recipe, tiny_split, tiny_trunk
+from tests.builders import HIDDEN, lora_of, random_samples, tiny_experiment, tiny_recipe, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(12, seed=3)
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -176,7 +176,7 @@ def test_room_keeps_the_values_and_takes_higher_ranks(family: str, tiny_models: 
     with pytest.raises(UpdateRefused, match="one rank from 1 to 3"):
         split.adapter.load(Job(wide))
     split.adapter.reserve(9)
-    assert split.adapter.rank == 9
+    assert lora_of(split).rank == 9
     after = logits_and_gradients(split)
     assert torch.equal(after[0], before[0])
     assert all(torch.equal(gradient, before[1][name]) for name, gradient in after[1].items())
@@ -197,10 +197,10 @@ def test_room_keeps_the_values_and_takes_higher_ranks(family: str, tiny_models: 
 
 def test_less_room_than_there_is_changes_nothing(tiny_bert: Path) -> None:
     split = split_of(tiny_bert, packed=True)
-    places = [parameter.data_ptr() for parameter in split.adapter.parameters()]
+    places = [parameter.data_ptr() for parameter in lora_of(split).parameters()]
     split.adapter.reserve(2)
-    assert split.adapter.rank == 3
-    assert [parameter.data_ptr() for parameter in split.adapter.parameters()] == places
+    assert lora_of(split).rank == 3
+    assert [parameter.data_ptr() for parameter in lora_of(split).parameters()] == places
 
 
 def test_a_wider_adapter_trains(tiny_bert: Path) -> None:

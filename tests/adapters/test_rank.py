@@ -19,7 +19,7 @@ from fedfit.errors import UpdateRefused
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
+from tests.builders import CLASSES, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(8, seed=3)
 RESIDENT = 5
@@ -52,7 +52,7 @@ def loss(split: SplitModel) -> Tensor:
 
 def gradients(split: SplitModel) -> list[Tensor]:
     torch.manual_seed(4)  # LoRA's dropout, where there is some
-    return list(torch.autograd.grad(loss(split), split.adapter.parameters()))
+    return list(torch.autograd.grad(loss(split), lora_of(split).parameters()))
 
 
 def plain_logits(folder: Path, adapter: Path) -> tuple[PeftModel, Tensor]:
@@ -79,7 +79,7 @@ def test_it_is_the_model_that_was_built_with_that_rank(
     for model in (split, twin):
         model.train_mode(True)
     mine, its = gradients(split), gradients(twin)
-    assert [gradient.shape for gradient in mine] == [parameter.shape for parameter in split.adapter.parameters()]
+    assert [gradient.shape for gradient in mine] == [parameter.shape for parameter in lora_of(split).parameters()]
     for left, right in zip(mine, its, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-7)
     for model in (split, twin):
@@ -92,7 +92,7 @@ def test_a_step_of_the_optimiser_is_that_of_the_built_model(tiny_bert: Path) -> 
     sent = at_ranks(split.adapter.snapshot(), [2])
     for model in (split, twin):
         model.adapter.load(Job(sent))
-        optimizer = torch.optim.AdamW(model.adapter.parameters(), lr=1e-2, fused=True)
+        optimizer = torch.optim.AdamW(lora_of(model).parameters(), lr=1e-2, fused=True)
         for _ in range(3):
             optimizer.zero_grad()
             torch.autograd.backward(loss(model))
@@ -106,7 +106,7 @@ def test_a_step_of_the_optimiser_is_that_of_the_built_model(tiny_bert: Path) -> 
 
 def test_tensors_have_the_rank_in_the_memory_that_was_there(tiny_bert: Path) -> None:
     split = resident(tiny_bert)
-    parameters = split.adapter.parameters()
+    parameters = lora_of(split).parameters()
     places = [parameter.data_ptr() for parameter in parameters]
     shapes = [parameter.shape for parameter in parameters]
     before = split.adapter.snapshot()
@@ -114,11 +114,11 @@ def test_tensors_have_the_rank_in_the_memory_that_was_there(tiny_bert: Path) -> 
         sent = at_ranks(before, [rank])
         split.adapter.load(Job(sent))
         assert same_bits(split.adapter.snapshot(), sent)
-        assert split.adapter.rank == RESIDENT
-        assert all(mine is old for mine, old in zip(split.adapter.parameters(), parameters, strict=True))
+        assert lora_of(split).rank == RESIDENT
+        assert all(mine is old for mine, old in zip(lora_of(split).parameters(), parameters, strict=True))
         assert [parameter.data_ptr() for parameter in parameters] == places
         assert all(parameter.is_contiguous() for parameter in parameters)
-        for a, b, _ in split.adapter.factors.values():
+        for a, b, _ in lora_of(split).factors.values():
             assert (a.shape[0], b.shape[1]) == (rank, rank)
         for pair in split.adapter.snapshot().factors.values():  # a copy takes no more memory than its numbers
             assert pair.a.untyped_storage().nbytes() == 4 * pair.a.numel()
@@ -133,7 +133,7 @@ def test_modules_may_differ_in_rank_and_scale(tiny_bert: Path, tmp_path: Path) -
     sent = at_ranks(split.adapter.snapshot(), [1, 4, 2, 4])
     split.adapter.load(Job(sent))
     assert same_bits(split.adapter.snapshot(), sent)
-    assert [(a.shape[0], scale) for a, _, scale in split.adapter.factors.values()] == [(1, 1.5), (4, 2.5), (2, 3.5), (4, 4.5)]
+    assert [(a.shape[0], scale) for a, _, scale in lora_of(split).factors.values()] == [(1, 1.5), (4, 2.5), (2, 3.5), (4, 4.5)]
     save_adapter(split.model, tmp_path, str(tiny_bert))
     _, expected = plain_logits(tiny_bert, tmp_path)
     with torch.no_grad():
@@ -160,9 +160,9 @@ def test_gradients_of_another_rank_are_dropped_and_of_the_same_kept(tiny_bert: P
     before = split.adapter.snapshot()
     torch.autograd.backward(loss(split))
     split.adapter.load(Job(before))
-    assert all(parameter.grad is not None for parameter in split.adapter.parameters())
+    assert all(parameter.grad is not None for parameter in lora_of(split).parameters())
     split.adapter.load(Job(at_ranks(before, [2])))
-    assert all(a.grad is None and b.grad is None for a, b, _ in split.adapter.factors.values())
+    assert all(a.grad is None and b.grad is None for a, b, _ in lora_of(split).factors.values())
 
 
 def test_a_loss_that_is_still_kept_does_not_stand_in_the_way(tiny_bert: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_loss_that_is_still_kept_does_not_stand_in_the_way(tiny_bert: Path) ->
     torch.autograd.backward(kept)
     split.adapter.load(Job(at_ranks(split.adapter.snapshot(), [2])))
     torch.autograd.backward(loss(split))
-    assert all(a.grad is not None and a.grad.shape == a.shape for a, _, _ in split.adapter.factors.values())
+    assert all(a.grad is not None and a.grad.shape == a.shape for a, _, _ in lora_of(split).factors.values())
 
 
 def test_an_update_refused_for_its_last_module_changes_no_module(tiny_bert: Path) -> None:
@@ -187,7 +187,7 @@ def test_an_update_refused_for_its_last_module_changes_no_module(tiny_bert: Path
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_the_built_model_has_the_size_that_the_settings_say(scaling: str, tiny_bert: Path) -> None:
     settings = AdapterSettings(rank=RESIDENT, alpha=7.0, scaling=scaling)
-    for a, _, scale in resident(tiny_bert, scaling=scaling).adapter.factors.values():
+    for a, _, scale in lora_of(resident(tiny_bert, scaling=scaling)).factors.values():
         assert (a.shape[0], scale) == (RESIDENT, settings.size(RESIDENT).scale)
 
 

@@ -37,7 +37,7 @@ from fedfit.settings import FederationSettings, Recipe
 from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
 from tests.aggregation.rewiring import connect
 from tests.aggregation.watching import Spoiled, change_training, record
-from tests.builders import link_of, random_update, rule_of, same_bits, tiny_experiment, tiny_recipe
+from tests.builders import link_of, lora_of, random_update, rule_of, same_bits, tiny_experiment, tiny_recipe
 
 ALL = frozenset({LORA_A, LORA_B, HEAD})
 VALUES = "values."
@@ -208,11 +208,11 @@ class OnTheWeights:
         linears = {name: self._linear(name) for name in self.masks}
         start = {name: linear.weight.detach().clone() for name, linear in linears.items()}
         kinds = {name: type(linear) for name, linear in linears.items()}
-        heads = model.adapter.head
+        heads = lora_of(model).head
         for linear in linears.values():
             linear.__class__ = torch.nn.Linear  # a plain map, whose weight has a gradient
             linear.weight.requires_grad_(True)
-        for pair in model.adapter.factors.values():
+        for pair in lora_of(model).factors.values():
             pair[0].requires_grad_(False), pair[1].requires_grad_(False)
         for parameter in heads.values():
             parameter.requires_grad_(True)

@@ -88,7 +88,7 @@ def test_weights_that_are_not_trained(change: Callable[[Any], object], seen: boo
 def test_a_digest_of_any_type_and_of_names() -> None:
     kinds = [torch.ones(2, dtype=kind) for kind in (torch.bfloat16, torch.float64, torch.bool)]
     kinds += [torch.zeros(0, 3), torch.tensor(0.0), torch.arange(6.0).reshape(2, 3).T]
-    assert len({digest([("x", tensor)]) for tensor in kinds}) == len(kinds)
+    assert len({tensor_digest([("x", tensor)]) for tensor in kinds}) == len(kinds)
     assert tensor_digest([("x", torch.zeros(2))]) != tensor_digest([("y", torch.zeros(2))])
 
 

@@ -27,7 +27,7 @@ from fedfit.models.last_layer import Positions
 from fedfit.models.shape import ModelShape
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, HIDDEN, LAYERS, tiny_split
+from tests.builders import CLASSES, HIDDEN, LAYERS, lora_of, tiny_split
 
 FAMILIES = sorted(families.FAMILIES)
 LAYER_CHOICES: dict[str, Any] = {
@@ -85,7 +85,7 @@ def counted_step(
     hidden = split.trunk(ids, None)
     labels = torch.arange(len(lengths)) % CLASSES
     split.train_mode(True, base_dropout=dropout)
-    for parameter in split.adapter.parameters():
+    for parameter in lora_of(split).parameters():
         parameter.grad = None
     with counter() as count:
         if trunk:
@@ -244,7 +244,7 @@ def test_parameters_are_those_of_the_resident_model(
     adapter = {"layers": layers, "targets": targets, "head": head}
     split = tiny_split(tiny_models[family], rank=5, **adapter)
     shape = shape_of(split, **adapter)
-    real = split.adapter
+    real = lora_of(split)
     assert factor_parameters(shape, 5) == sum(a.numel() + b.numel() for a, b, _ in real.factors.values())
     assert head_parameters(shape) == sum(parameter.numel() for parameter in real.head.values())
     dimensions = [(b.shape[0], a.shape[1]) for a, b, _ in real.factors.values()]

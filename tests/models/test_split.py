@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from fedfit.data.batches import length_sorted_batches
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.split import SplitModel
-from tests.builders import CLASSES, TAKES_SEGMENTS, padded_batch, random_samples, tiny_split, tiny_trunk
+from tests.builders import CLASSES, TAKES_SEGMENTS, lora_of, padded_batch, random_samples, tiny_split, tiny_trunk
 from tests.models.whole import hidden_at_the_cut, peft_names, whole_model
 
 SAMPLES = random_samples(16, seed=3)
@@ -65,7 +65,7 @@ def check_against_whole(split: SplitModel, base: Path, folder: Path, rows: list[
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(expected, rel=tolerance)
     ours = peft_names(split)
-    assert ours.keys() == {name for name in truth if ".lora_" in name or (split.adapter.head and ".modules_to_save." in name)}
+    assert ours.keys() == {name for name in truth if ".lora_" in name or (lora_of(split).head and ".modules_to_save." in name)}
     for name, parameter in ours.items():
         assert parameter.grad is not None
         size = float(truth[name].norm())
@@ -199,7 +199,7 @@ def test_the_trunk_is_all_below_the_lowest_adapted_layer(tiny_bert: Path) -> Non
     specs = {"last:1": 3, "last:3": 1, "first:2": 0, "all": 0, "middle:2": 1, (1, 3): 1}
     assert {spec: tiny_split(tiny_bert, layers=spec).cut for spec in specs} == specs
     split = tiny_split(tiny_bert, layers=(1, 3))
-    assert {name.split(".")[3] for name in split.adapter.factors} == {"1", "3"}
+    assert {name.split(".")[3] for name in lora_of(split).factors} == {"1", "3"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -207,7 +207,7 @@ def test_the_trunk_has_no_gradient_and_the_tail_trains_the_adapter_alone(family:
     split = tiny_split(tiny_models[family], layers="last:2")
     assert not split.trunk(torch.full((2, 5), 7), None).requires_grad
     trained = {id(parameter) for parameter in split.model.parameters() if parameter.requires_grad}
-    assert trained == {id(parameter) for parameter in split.adapter.parameters()}
+    assert trained == {id(parameter) for parameter in lora_of(split).parameters()}
 
 
 # Dropout
@@ -305,9 +305,9 @@ def test_the_mean_under_loras_dropout_is_near_the_eval_output(tiny_bert: Path) -
     split = tiny_split(tiny_bert, layers="last:1", targets=("output",), dropout=0.5)
     without = tiny_split(tiny_bert, layers="last:1", targets=("output",))
     with torch.no_grad():
-        for _, b, _ in split.adapter.factors.values():
+        for _, b, _ in lora_of(split).factors.values():
             b.mul_(0.3)
-        for _, b, _ in without.adapter.factors.values():
+        for _, b, _ in lora_of(without).factors.values():
             b.zero_()
         part = (tail_from_trunk(split, [0]) - tail_from_trunk(without, [0])).norm()
         expected = tail_from_trunk(split, [0])[0]

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from fedfit.adapters.lora import save_adapter
 from fedfit.data.tokenize import Samples
 from fedfit.models.split import SplitModel
-from tests.builders import CLASSES
+from tests.builders import CLASSES, lora_of
 
 
 def whole_model(split: SplitModel, base: Path, folder: Path) -> Any:
@@ -30,10 +30,10 @@ def hidden_at_the_cut(split: SplitModel, samples: Samples, rows: list[int]) -> t
 def peft_names(split: SplitModel) -> dict[str, torch.nn.Parameter]:
     """Our trainable parameters by their name in PEFT's model."""
     named = {}
-    for module, (a, b, _) in split.adapter.factors.items():
+    for module, (a, b, _) in lora_of(split).factors.items():
         named[f"base_model.model.{module}.lora_A.default.weight"] = a
         named[f"base_model.model.{module}.lora_B.default.weight"] = b
-    for name, parameter in split.adapter.head.items():
+    for name, parameter in lora_of(split).head.items():
         module, _, rest = name.partition(".")
         named[f"base_model.model.{module}.modules_to_save.default.{rest}"] = parameter
     return named

@@ -13,7 +13,7 @@ from fedfit.core.messages import Order
 from fedfit.core.update import HEAD, LORA_A, LORA_B, Job, Update, named_tensors
 from fedfit.experiment.build import Experiment
 from fedfit.rounds.trainer import completed
-from tests.builders import link_of, packed, randomise, same_bits, tiny_experiment, tiny_recipe
+from tests.builders import link_of, lora_of, packed, randomise, same_bits, tiny_experiment, tiny_recipe
 
 ALL = frozenset({LORA_A, LORA_B, HEAD})
 SUBSETS = [frozenset(some) for count in (1, 2, 3) for some in combinations(sorted(ALL), count)]
@@ -53,7 +53,7 @@ def test_what_is_not_trained_keeps_its_bits(optimizer: str, groups: frozenset[st
 def test_no_gradient_is_made_of_what_is_not_trained(groups: frozenset[str], tiny_bert: Path) -> None:
     made = experiment(tiny_bert)
     train(made, groups)
-    adapter = made.parts.model.adapter
+    adapter = lora_of(made.parts.model)
     pairs = {LORA_A: [a for a, _, _ in adapter.factors.values()], LORA_B: [b for _, b, _ in adapter.factors.values()]}
     for group, parameters in {**pairs, HEAD: list(adapter.head.values())}.items():
         assert parameters

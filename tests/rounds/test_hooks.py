@@ -16,7 +16,7 @@ from fedfit.experiment.build import Experiment
 from fedfit.randomness import derive_seed
 from fedfit.rounds.hooks import GradientHooks, add_penalty
 from fedfit.rounds.optimizers import rate_factor
-from tests.builders import randomise, same_bits, tiny_experiment, tiny_recipe, tiny_split
+from tests.builders import lora_of, randomise, same_bits, tiny_experiment, tiny_recipe, tiny_split
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.0, "max_grad_norm": 0.0, "local_steps": 4}
 PENALTY = Penalty(strength=0.7, first=1)
@@ -34,7 +34,7 @@ def masks(like: Update, seed: int = 5) -> dict[str, Tensor]:
 
 def resident(folder: Path) -> LoraAdapter:
     """A resident adapter with a gradient of ones."""
-    adapter = tiny_split(folder).adapter
+    adapter = lora_of(tiny_split(folder))
     for parameter in adapter.parameters():
         parameter.grad = torch.ones_like(parameter)
     return adapter
@@ -189,7 +189,7 @@ def slow_twin(made: Experiment, job: Job) -> Update:
         labels = torch.from_numpy(made.parts.train.labels[indices[batch]])
         objective = functional.cross_entropy(model.tail(hidden, lengths), labels)
         if job.penalty is not None:
-            for a, b, _ in model.adapter.factors.values():
+            for a, b, _ in lora_of(model).factors.values():
                 objective = objective + term(a, b, job.penalty.strength, job.penalty.first)
         slopes = list(torch.autograd.grad(objective, parameters))
         slopes = [slope * job.mask.get(name, torch.ones(())) for name, slope in zip(names, slopes, strict=True)]

@@ -17,7 +17,7 @@ from fedfit.experiment.build import Experiment
 from fedfit.rounds.evaluate import evaluate
 from fedfit.rounds.optimizers import rate_factor
 from fedfit.settings import TrainingSettings
-from tests.builders import CLASSES, TASK, padded_batch, randomise, same_bits, tiny_experiment, tiny_recipe
+from tests.builders import CLASSES, TASK, lora_of, padded_batch, randomise, same_bits, tiny_experiment, tiny_recipe
 
 NOISY = {"training": {"dropout": True}, "adapter": {"dropout": 0.3}}
 
@@ -193,7 +193,7 @@ def test_a_frozen_head_is_neither_trained_nor_sent(tiny_bert: Path) -> None:
 
 def test_the_frozen_base_does_not_move(tiny_bert: Path) -> None:
     made = experiment(tiny_bert, **NOISY)
-    mine = {parameter.data_ptr() for parameter in made.parts.model.adapter.parameters()}
+    mine = {parameter.data_ptr() for parameter in lora_of(made.parts.model).parameters()}
     frozen = {name: tensor for name, tensor in made.parts.model.model.state_dict().items() if tensor.data_ptr() not in mine}
     before = {name: tensor.clone() for name, tensor in frozen.items()}
     train(made)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedfit.reports.costs import energy_j, latency_s, rank_texts
+from fedfit.reports.metrics import ABSENT, Measure, format_loss
 from fedfit.reports.read import RunData, number
 from fedfit.reports.style import binding_label
 from fedfit.units import format_bytes, format_joules, format_seconds, format_simulated
 
-ABSENT = "–"
-
 
 @dataclass(frozen=True)
 class Column:
-    """``cell`` writes a row (a record, or a summary); ``total`` that of the foot, from the summary of the run."""
+    """``cell`` writes a row (a record, or a summary); ``total`` that of the foot, from the summary of the run.
+
+    Cells of text may be broken into lines.
+    """
 
     heading: str
     cell: Callable[[Mapping[str, Any]], str]
     total: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    is_text: bool = False
 
     @classmethod
     def added_up(cls, heading: str, key: str, written: Callable[[Any], str]) -> Column:
@@ -36,42 +38,50 @@ class Column:
 def round_columns(run: RunData, *, narrow: bool) -> list[Column]:
     """Columns of a round's record. Rank, simulated time and energy are there where the run has them.
 
-    ``narrow`` is for 80 columns: those then take the places of macro-F1 and wall time, and a column for refused updates
-    is there only when there are any.
+    ``narrow`` is for 80 columns: those then take the places of the second metric and of wall time, and a column for refused
+    updates is there only when there are any.
     """
     ranks, simulated = rank_texts(run), is_simulated([run])
     short = narrow and (simulated or bool(ranks))
     columns = [
         Column("Round", lambda row: str(row["round"]), lambda _: "total"),
         *([Column("Rank", lambda row: ranks.get(row["round"], ABSENT))] if ranks else []),
-        Column("Accuracy", lambda row: format_share(row["test_accuracy"])),
-        *([] if short else [Column("Macro-F1", lambda row: format_share(row["test_macro_f1"]))]),
-        Column("Test loss", lambda row: format_loss(row["test_loss"])),
+        *(_metric(key) for key in (_few_keys(run, short) if narrow else shown_keys(run))),
         Column("Train loss", lambda row: format_loss(row["train_loss"])),
         *_sent_and_spent(simulated, wall_time=not short, narrow=narrow),
     ]
     return columns + _refused(any(row.get("refused", 0) for row in run.rounds) or not narrow)
 
 
-def run_columns(runs: Sequence[RunData], refused: bool) -> list[Column]:
-    """Columns of a run's summary after its name, for 80 columns.
+def shown_keys(run: RunData) -> list[str]:
+    """The metrics of a run, the first one leading; worst device and spread of that one alone."""
+    name = Measure.of(run.headline).name
+    measures = [Measure.of(key) for key in run.keys if key != run.headline]
+    return [run.headline, *(found.key for found in measures if found.ending in ("", "mean") or found.name == name)]
 
-    Where a run is simulated, its time and energy take the places of F1 and wall time.
+
+def run_columns(runs: Sequence[RunData], metric: str, refused: bool) -> list[Column]:
+    """Columns of a run's summary after its name, for 80 columns, led by ``metric``.
+
+    Where a run is simulated, its time and energy take the places of the second metric and of wall time.
     """
     simulated = is_simulated(runs)
-    shares = [("Acc. %", "final_accuracy"), ("Best %", "best_accuracy"), *([] if simulated else [("F1 %", "macro_f1")])]
+    second, loss = _second(runs[0], metric), _loss(runs[0], metric)
     return [
         Column("Rounds", lambda row: format_rounds(row).replace(" of ", "/")),
         Column("Devices", lambda row: format_count(row["devices"])),
-        *(Column(heading, _bare_share(key)) for heading, key in shares),
-        Column("Loss", lambda row: format_loss(row["test_loss"])),
+        _bare(metric, metric, "Final"),
+        _bare(metric, "best", "Best"),
+        *([] if simulated or second is None else [_bare(second, second, _short(second))]),
+        *([] if loss is None else [_bare(loss, loss, "Loss")]),
         *_sent_and_spent(simulated, wall_time=not simulated, narrow=True),
         *_refused(refused),
     ]
 
 
 def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Columns of a device's record, the refusal last. What a plan adds is there where some row has it."""
+    """Columns of a device's record, the refusal last. What a plan adds, and refusals, are there where some row has them."""
+    refused = [Column("Refused because", lambda row: str(row.get("refused") or ""), is_text=True)]
     planned = [Column("Rank", lambda row: str(row["rank"] or ABSENT) if row.get("rank") is not None else ABSENT)]
     charged = [
         Column(
@@ -95,23 +105,13 @@ def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
         Column("Time", lambda row: format_seconds(row["seconds"])),
         *(planned if any(row.get("rank") is not None for row in rows) else []),
         *(charged if any(row.get("cost") is not None for row in rows) else []),
-        Column("Refused because", lambda row: str(row.get("refused") or "")),
+        *(refused if any(row.get("refused") for row in rows) else []),
     ]
 
 
 def is_simulated(runs: Sequence[RunData]) -> bool:
     """Whether some round of some run was charged."""
     return any(row.get(key) is not None for run in runs for row in run.rounds for key in ("simulated_s", "simulated_j"))
-
-
-def format_share(share: float | None) -> str:
-    """``0.88534`` → ``'88.53 %'``; a dash for what was not measured."""
-    return f"{100 * share:.2f} %" if share is not None and math.isfinite(share) else ABSENT
-
-
-def format_loss(loss: float | None) -> str:
-    """``0.34567`` → ``'0.3457'``; a dash for what was not measured."""
-    return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else ABSENT
 
 
 def format_count(count: float) -> str:
@@ -141,8 +141,43 @@ def _refused(shown: bool) -> list[Column]:
     return [column] if shown else []
 
 
-def _bare_share(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: format_share(row[key]).removesuffix(" %")
+def _metric(key: str) -> Column:
+    measure = Measure.of(key)
+    return Column(measure.heading, lambda row: measure.written(row.get(key)))
+
+
+def _bare(metric: str, key: str, heading: str) -> Column:
+    """Of a summary's ``key``, written as ``metric`` is, its unit in the heading."""
+    measure = Measure.of(metric)
+    unit = " %" if measure.is_share else ""
+    return Column(heading + unit, lambda row: measure.bare(row.get(key)))
+
+
+def _short(key: str) -> str:
+    """A heading of few letters: ``F1`` for macro-F1."""
+    return {"macro_f1": "F1", "accuracy": "Acc."}.get(Measure.of(key).name, Measure.of(key).heading)
+
+
+def _few_keys(run: RunData, short: bool) -> list[str]:
+    """The leading metric, a second one unless ``short``, and the loss."""
+    second, loss = _second(run, run.headline), _loss(run, run.headline)
+    return [run.headline, *([] if short or second is None else [second]), *([] if loss is None else [loss])]
+
+
+def _second(run: RunData, first: str) -> str | None:
+    """The metric after ``first``: the worst device's, else the next one on the same part."""
+    leading = Measure.of(first)
+    others = [found for found in map(Measure.of, run.keys) if found.key != first and found.part == leading.part]
+    worst = [found.key for found in others if found.name == leading.name and found.ending == "worst"]
+    like = [found.key for found in others if not found.is_loss and found.ending == leading.ending]
+    return next(iter([*worst, *like]), None)
+
+
+def _loss(run: RunData, first: str) -> str | None:
+    leading = Measure.of(first)
+    losses = [found for found in map(Measure.of, run.keys) if found.is_loss and found.key != first]
+    like = [found.key for found in losses if (found.part, found.ending) == (leading.part, leading.ending)]
+    return next(iter(like), None)
 
 
 def _cost(written: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:

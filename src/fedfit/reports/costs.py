@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedfit.records import Charge
-from fedfit.reports.read import CHARGE, RunData, number
+from fedfit.reports.files import CHARGE
+from fedfit.reports.read import RunData, number
 
 REFUSED = "refused"
 """In place of what binds, for a device that does not count: it could not take part (its rank is 0), or was late."""

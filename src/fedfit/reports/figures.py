@@ -6,12 +6,13 @@ Everything is drawn outside pyplot, so that no figure outlives its function and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from fedfit.reports.abscissa import ENERGY, ROUNDS, TIME, Abscissa
+from fedfit.reports.by_device import draw_by_device
+from fedfit.reports.confusion import draw_confusion
+from fedfit.reports.curves import curves
 from fedfit.reports.labels import draw_labels
 from fedfit.reports.ledger import draw_ledger
 from fedfit.reports.ranks import draw_ranks
@@ -21,12 +22,10 @@ from fedfit.reports.style import (
     FAINT,
     MARKED_POINTS,
     PALETTE,
-    SINGLE_INCHES,
     WIDE_INCHES,
     blank,
     bytes_scale,
     drawing,
-    line_look,
     round_axis,
     save,
     seconds_scale,
@@ -34,45 +33,15 @@ from fedfit.reports.style import (
 
 
 def write_figures(run: RunData, folder: Path) -> list[Path]:
-    """Draw every entry of ``FIGURES`` into ``folder``, as PNG and SVG. A figure that the run has nothing for is left out."""
+    """Draw every entry of ``figures_of`` into ``folder``, as PNG and SVG. A figure that the run has nothing for is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with drawing():
-        for name, draw in FIGURES.items():
+        for name, draw in figures_of(run).items():
             figure = draw(run)
             if figure is not None:
                 paths += save(figure, folder / name)
     return paths
-
-
-def draw_accuracy(run: RunData, over: Abscissa = ROUNDS) -> Any:
-    """Test accuracy and macro-F1 in percent, with what guessing among the classes would give. ``None`` without an x axis."""
-    if over.series(run) is None:
-        return None
-    figure, axes = blank(SINGLE_INCHES)
-    (x,) = over.place(axes, [run])
-    for index, (key, label) in enumerate((("test_accuracy", "test accuracy"), ("test_macro_f1", "test macro-F1"))):
-        # The two often coincide; accuracy, which people look for, lies on top.
-        axes.plot(x, _percent(run, key), label=label, zorder=3 - index, **line_look(index, len(run.rounds)))
-    if run.partition is not None:
-        classes = len(run.partition["labels"])
-        axes.axhline(100 / classes, color=FAINT, linewidth=1.2, linestyle=":", label=f"chance, 1 of {classes} classes")
-    axes.set_ylabel("Accuracy and macro-F1 (%)")
-    axes.legend(loc="best")
-    return figure
-
-
-def draw_loss(run: RunData, over: Abscissa = ROUNDS) -> Any:
-    """Test and training loss; there is no training in round 0. ``None`` without an x axis."""
-    if over.series(run) is None:
-        return None
-    figure, axes = blank(SINGLE_INCHES)
-    (x,) = over.place(axes, [run])
-    for index, (key, label) in enumerate((("test_loss", "test"), ("train_loss", "training, mean over devices"))):
-        axes.plot(x, run.series(key), label=label, **line_look(index, len(run.rounds)))
-    axes.set_ylabel("Cross-entropy (nats per sample)")
-    axes.legend(loc="best")
-    return figure
 
 
 def draw_bytes(run: RunData) -> Any:
@@ -125,20 +94,18 @@ def _draw_bytes_by_round(axes: Any, rounds: list[float], up: list[float], down: 
     axes.set_title("By round")
 
 
-def _percent(run: RunData, key: str) -> list[float]:
-    return [100 * value for value in run.series(key)]
-
-
 FIGURES: dict[str, Callable[[RunData], Any]] = {
-    "accuracy": draw_accuracy,
-    "loss": draw_loss,
-    "accuracy_time": partial(draw_accuracy, over=TIME),
-    "loss_time": partial(draw_loss, over=TIME),
-    "accuracy_energy": partial(draw_accuracy, over=ENERGY),
-    "loss_energy": partial(draw_loss, over=ENERGY),
+    "confusion": draw_confusion,
+    "by_device": draw_by_device,
     "ranks": draw_ranks,
     "ledger": draw_ledger,
     "labels": draw_labels,
     "bytes": draw_bytes,
     "seconds": draw_seconds,
 }
+"""The figures beside those of the metrics."""
+
+
+def figures_of(run: RunData) -> dict[str, Callable[[RunData], Any]]:
+    """All figures by name, in the order of the page."""
+    return {**curves(run), **FIGURES}

@@ -11,8 +11,11 @@ from typing import Any
 import tomli_w
 
 from fedfit.atomic import write_atomic
-from fedfit.reports.captions import WIDE, caption
-from fedfit.reports.columns import Column, device_columns, format_count, format_loss, format_rounds, format_share, round_columns
+from fedfit.reports.captions import CAPTIONS, caption
+from fedfit.reports.closer import closer_look
+from fedfit.reports.columns import device_columns, format_count, format_rounds, round_columns, shown_keys
+from fedfit.reports.html_table import table
+from fedfit.reports.metrics import Measure, capital
 from fedfit.reports.page import CSS, PAGE
 from fedfit.reports.read import RunData
 from fedfit.reports.tables import status, summary_rows
@@ -31,9 +34,10 @@ def write_html(run: RunData, figures: Sequence[Path], path: Path) -> Path:
         title=escape(run.name),
         css=CSS,
         state=_state(run),
-        tiles=_tiles(summary_rows(run)),
+        tiles=_tiles(run, summary_rows(run)),
         figures="\n".join(_figure(run, file) for file in _one_of_each(figures)),
-        rounds=_table(round_columns(run, narrow=False), run.rounds),
+        closer=closer_look(run),
+        rounds=table(round_columns(run, narrow=False), run.rounds),
         devices=_devices(run),
         recipe=f'<div class="scroll"><pre>{escape(tomli_w.dumps(run.recipe))}</pre></div>',
         environment=_environment(run.environment),
@@ -52,13 +56,14 @@ def _state(run: RunData) -> str:
     return f"<strong>{state.capitalize()}</strong>: {rounds} rounds."
 
 
-def _tiles(summary: Mapping[str, Any]) -> str:
+def _tiles(run: RunData, summary: Mapping[str, Any]) -> str:
     best_round = "" if summary["best_round"] is None else f"in round {summary['best_round']}"
+    first, *others = map(Measure.of, shown_keys(run))
+    last = f"after round {run.measured[-1]['round']}" if run.measured else ""
     tiles = (
-        ("Test accuracy", format_share(summary["final_accuracy"]), "after the last round"),
-        ("Best accuracy", format_share(summary["best_accuracy"]), best_round),
-        ("Macro-F1", format_share(summary["macro_f1"]), "after the last round"),
-        ("Test loss", format_loss(summary["test_loss"]), "nats per sample"),
+        (capital(first.label), first.written(summary.get(first.key)), last),
+        (f"Best {first.word}", first.written(summary[f"best_{first.name}"]), best_round),
+        *((measure.heading, measure.written(summary.get(measure.key)), measure.unit.strip("%") or last) for measure in others),
         ("Devices", format_count(summary["devices"]), "that hold data"),
         ("Uplink", format_bytes(summary["uplink_bytes"]), "in total"),
         ("Downlink", format_bytes(summary["downlink_bytes"]), "in total"),
@@ -97,7 +102,7 @@ def _figure(run: RunData, file: Path) -> str:
     """The file as a data URI: an SVG in the page itself would share its ids with the other figures."""
     title, words = caption(run, file.stem)
     data = base64.b64encode(file.read_bytes()).decode("ascii")
-    kind = ' class="wide"' if file.stem in WIDE else ""
+    kind = ' class="wide"' if file.stem in CAPTIONS else ""
     alt = escape(f"{title}: {words}")
     image = f'<img alt="{alt}" src="data:{MEDIA_TYPES[file.suffix]};base64,{data}">'
     return f"<figure{kind}>{image}<figcaption><b>{escape(title)}</b>: {escape(words)}</figcaption></figure>"
@@ -109,20 +114,7 @@ def _devices(run: RunData) -> str:
         return '<p class="note">No device has taken part in a finished round yet.</p>'
     among = f"The first {SHOWN_DEVICES} of {len(rows):,}" if len(rows) > SHOWN_DEVICES else f"All {len(rows)}"
     note = f'<p class="note">{among} devices that took part in round {run.rounds[-1]["round"]}; all in devices.jsonl.</p>'
-    return _table(device_columns(rows), rows[:SHOWN_DEVICES], text_last=True) + note
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, text_last: bool = False) -> str:
-    head = _cells("th", [column.heading for column in columns], text_last)
-    body = "\n".join(f"<tr>{_cells('td', [column.cell(row) for column in columns], text_last)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-
-
-def _cells(tag: str, texts: Sequence[str], text_last: bool) -> str:
-    marks = [""] * len(texts)
-    if text_last:
-        marks[-1] = ' class="text"'
-    return "".join(f"<{tag}{mark}>{escape(text)}</{tag}>" for text, mark in zip(texts, marks, strict=True))
+    return table(device_columns(rows), rows[:SHOWN_DEVICES]) + note
 
 
 def _environment(environment: Mapping[str, Any]) -> str:

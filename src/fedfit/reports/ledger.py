@@ -9,8 +9,9 @@ import numpy.typing as npt
 from matplotlib.ticker import MaxNLocator
 
 from fedfit.reports.costs import CHARGE_WORDS, ledger
+from fedfit.reports.files import CHARGE, ENERGY_PARTS, TIME_PARTS
 from fedfit.reports.labels import MAX_BARS, pool
-from fedfit.reports.read import CHARGE, ENERGY_PARTS, TIME_PARTS, RunData
+from fedfit.reports.read import RunData
 from fedfit.reports.style import PART_COLOURS, WIDE_INCHES, blank
 from fedfit.units import duration_scale, energy_scale
 

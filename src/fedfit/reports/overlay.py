@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.reports.abscissa import BYTES, ENERGY, ROUNDS, TIME, Abscissa
-from fedfit.reports.read import RunData, display_names
+from fedfit.reports.curves import curve
+from fedfit.reports.metrics import Measure
+from fedfit.reports.read import RunData, common_metric, display_names
 from fedfit.reports.style import SINGLE_INCHES, WIDE_INCHES, blank, drawing, line_look, plain, save
 
 MANY_RUNS = 4
@@ -16,21 +18,35 @@ MANY_RUNS = 4
 
 
 def overlay(runs: Sequence[RunData], folder: Path) -> list[Path]:
-    """Draw the entries of ``COMPARISONS`` that some run has values for into ``folder``, as PNG and SVG. Returns the paths."""
+    """Draw those of ``comparisons`` that some run has values for into ``folder``, as PNG and SVG. Returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with drawing():
-        for name, draw in COMPARISONS.items():
+        for name, draw in comparisons(runs).items():
             figure = draw(runs)
             if figure is not None:
                 paths += save(figure, folder / name)
     return paths
 
 
-def draw_comparison(runs: Sequence[RunData], key: str, label: str, factor: float, over: Abscissa) -> Any:
-    """``key`` of a round times ``factor`` over ``over``. A run without such values keeps only its place in the legend.
+def comparisons(runs: Sequence[RunData]) -> dict[str, Callable[[Sequence[RunData]], Any]]:
+    """The figures by name: the metric that the runs share, and its part's loss, over rounds, bytes, time and energy."""
+    first = Measure.of(common_metric(runs))
+    losses = [found for found in map(Measure.of, runs[0].keys) if found.is_loss and found != first]
+    loss = next((found for found in losses if (found.part, found.ending) == (first.part, first.ending)), None)
+    shown = [first, *([] if loss is None else [loss])]
+    return {
+        **{f"compare_{measure.name}": partial(draw_comparison, measure=measure, over=ROUNDS) for measure in shown},
+        "compare_bytes": partial(draw_comparison, measure=first, over=BYTES),
+        **{f"compare_{measure.name}_time": partial(draw_comparison, measure=measure, over=TIME) for measure in shown},
+        **{f"compare_{measure.name}_energy": partial(draw_comparison, measure=measure, over=ENERGY) for measure in shown},
+    }
 
-    ``None`` where no run has them.
+
+def draw_comparison(runs: Sequence[RunData], measure: Measure, over: Abscissa) -> Any:
+    """``measure`` over ``over``, a line a run. A run that was not simulated keeps only its place in the legend.
+
+    ``None`` where no run has such an axis.
     """
     if all(over.series(run) is None for run in runs):
         return None
@@ -40,30 +56,12 @@ def draw_comparison(runs: Sequence[RunData], key: str, label: str, factor: float
         if x is None:
             axes.plot([], [], linestyle="none", label=f"{plain(name, 32)}: not simulated")
         else:
-            y = [factor * value for value in run.series(key)]
-            axes.plot(x, y, label=plain(name, 40), **line_look(index, len(x)))
-    axes.set_ylabel(label)
+            places, values = curve(run, measure.key, x)
+            y = [measure.factor * value for value in values]
+            axes.plot(places, y, label=plain(name, 40), **line_look(index, len(places)))
+    axes.set_ylabel(measure.axis)
     if len(runs) > MANY_RUNS:
         figure.legend(loc="outside right upper")
     else:
         axes.legend(loc="best")
     return figure
-
-
-def _accuracy(over: Abscissa) -> Callable[[Sequence[RunData]], Any]:
-    return partial(draw_comparison, key="test_accuracy", label="Test accuracy (%)", factor=100, over=over)
-
-
-def _loss(over: Abscissa) -> Callable[[Sequence[RunData]], Any]:
-    return partial(draw_comparison, key="test_loss", label="Test cross-entropy (nats per sample)", factor=1, over=over)
-
-
-COMPARISONS: dict[str, Callable[[Sequence[RunData]], Any]] = {
-    "compare_accuracy": _accuracy(ROUNDS),
-    "compare_loss": _loss(ROUNDS),
-    "compare_bytes": _accuracy(BYTES),
-    "compare_accuracy_time": _accuracy(TIME),
-    "compare_loss_time": _loss(TIME),
-    "compare_accuracy_energy": _accuracy(ENERGY),
-    "compare_loss_energy": _loss(ENERGY),
-}

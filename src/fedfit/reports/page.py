@@ -42,13 +42,17 @@ figcaption b { color: var(--ink); }
   background: var(--card); border: 1px solid var(--line); border-radius: .6rem; max-height: 36rem; overflow: auto;
 }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .35rem .9rem; text-align: right; white-space: nowrap; }
+th, td { padding: .35rem .45rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { padding-left: .9rem; }
+th:last-child, td:last-child { padding-right: .9rem; }
 thead th {
-  background: var(--card); box-shadow: 0 1px var(--line); color: var(--soft); font-weight: 600;
-  position: sticky; top: 0;
+  background: var(--card); box-shadow: 0 1px var(--line); color: var(--soft); font-size: .8rem; font-weight: 600;
+  line-height: 1.3; position: sticky; top: 0; vertical-align: bottom; white-space: normal;
 }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
-table.text th, table.text td, td.text, th.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+table.text th, table.text td, td.text, th.text { text-align: left; white-space: normal; }
+table.text td, td.text { overflow-wrap: anywhere; }
+td.text { min-width: 6rem; }
 table.text th { color: var(--soft); font-weight: 400; width: 40%; }
 pre { font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; margin: 0; padding: .9rem 1.1rem; }
 .pair { display: grid; gap: 0 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
@@ -84,6 +88,7 @@ $tiles
 $figures
 </div>
 </section>
+$closer
 <section>
 <h2>Rounds</h2>
 $rounds

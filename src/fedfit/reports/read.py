@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fedfit.errors import RunFolderError
+from fedfit.records import PREFIXES, higher_is_better
+from fedfit.reports.files import damaged, is_number, read_lines, read_object, read_toml
+from fedfit.reports.metrics import Measure
 
 RECIPE, ENVIRONMENT, ROUNDS, DEVICES, PARTITION = (
     "recipe.toml",
@@ -21,25 +23,22 @@ RECIPE, ENVIRONMENT, ROUNDS, DEVICES, PARTITION = (
     "devices.jsonl",
     "partition.json",
 )
+TASK, SCORES, EVALUATION = "task.json", "scores.jsonl", "evaluation.json"
 
 COUNTS = ("round", "uplink_bytes", "downlink_bytes", "seconds")
-MEASURES = ("test_accuracy", "test_macro_f1", "test_loss", "train_loss")
-"""What a round measured; null where it could not be (no training in round 0, a loss that was not finite)."""
+MEASURES = ("train_loss",)
+"""Of every round; null where it could not be measured (no training in round 0, a loss that was not finite)."""
 DEVICE_COUNTS = (*COUNTS, "device", "samples", "steps")
-DEVICE_MEASURES = ("train_loss",)
-PLANNED = ("rank", "simulated_s", "simulated_j")
-"""Of a round, where rounds are planned; null or not there at all elsewhere."""
-TIME_PARTS, ENERGY_PARTS = ("compute", "uplink", "downlink"), ("compute", "uplink", "circuit")
-CHARGE = (*(f"{part}_s" for part in TIME_PARTS), *(f"{part}_j" for part in ENERGY_PARTS))
-"""The keys of a charge in ``cost.formula`` and ``cost.sent``; null for what is not finite (no link at all)."""
+SCORE_COUNTS = ("round", "device", "samples")
 
 
 @dataclass(frozen=True)
 class RunData:
     """One run as it stands on disk, finished or not. ``rounds`` starts with round 0, the untrained model.
 
-    ``partition`` is ``{"labels": [names], "counts": [[samples by class] by device]}``, or ``None`` where there
-    is none. ``devices`` may hold lines of a round that is not finished yet.
+    A round without evaluation has no metric. ``partition`` is ``{"labels": [names], "counts": [[samples by class] by
+    device]}``, or ``None`` where there is none. ``devices`` and ``scores`` may hold lines of a round that is not finished
+    yet. ``task`` is empty in a folder without ``task.json``, and ``evaluation`` is ``None`` before the run is finished.
     """
 
     folder: Path
@@ -49,10 +48,42 @@ class RunData:
     rounds: list[dict[str, Any]]
     devices: list[dict[str, Any]]
     partition: dict[str, Any] | None
+    task: dict[str, Any] = field(default_factory=dict)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] | None = None
 
     def series(self, key: str) -> list[float]:
         """``key`` of every round in order; what was not measured is NaN."""
         return [number(row.get(key)) for row in self.rounds]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The full names of all metrics, in the order in which they are recorded."""
+        return tuple(dict.fromkeys(key for row in self.rounds for key in row if key.startswith(PREFIXES)))
+
+    @cached_property
+    def measured(self) -> list[dict[str, Any]]:
+        """The rounds with an evaluation."""
+        return [row for row in self.rounds if any(key in row for key in self.keys)]
+
+    @property
+    def headline(self) -> str:
+        """The full name of the metric that tables and curves show first: the task's, on the test set if it was measured."""
+        name = self.task.get("headline", "accuracy")
+        wanted = [f"test_{name}", f"personal_{name}_mean", f"shared_{name}_mean", f"validation_{name}"]
+        known = [key for key in self.keys if Measure.of(key).ending != "spread" and not Measure.of(key).is_loss]
+        return next((key for key in (*(key for key in wanted if key in self.keys), *known, *self.keys)), wanted[0])
+
+    def higher_is_better(self, key: str) -> bool:
+        """The direction of a metric: as the task says, else as its name has it; a spread is better when lower."""
+        measure = Measure.of(key)
+        metrics = self.task.get("metrics", {})
+        said = metrics[measure.name].get("higher_is_better") if measure.name in metrics else None
+        return said if isinstance(said, bool) and measure.ending != "spread" else higher_is_better(key)
+
+    def final(self, key: str) -> float:
+        """``key`` in the last evaluation; NaN where that did not measure it."""
+        return number(self.measured[-1].get(key)) if self.measured else math.nan
 
     @property
     def planned_rounds(self) -> int | None:
@@ -83,6 +114,12 @@ class RunData:
         last = self.rounds[-1]["round"]
         return sorted((row for row in self.devices if row["round"] == last), key=lambda row: row["device"])
 
+    def last_scores(self) -> list[dict[str, Any]]:
+        """The scores of each device in the last finished round that has any, by device number."""
+        finished = [row for row in self.scores if row["round"] <= self.rounds[-1]["round"]]
+        last = max((row["round"] for row in finished), default=0)
+        return sorted((row for row in finished if row["round"] == last), key=lambda row: row["device"])
+
 
 def read_run(folder: Path) -> RunData:
     """Read ``folder``, which may belong to a run that still goes on or was cut short.
@@ -91,8 +128,8 @@ def read_run(folder: Path) -> RunData:
     damaged. A last line without a newline that does not parse was cut off while it was written, and is left out.
     """
     _check_is_run_folder(folder)
-    recipe = _read_recipe(folder / RECIPE)
-    rounds = list(_read_lines(folder / ROUNDS, COUNTS, MEASURES))
+    recipe = read_toml(folder / RECIPE)
+    rounds = list(read_lines(folder / ROUNDS, COUNTS, MEASURES))
     if not rounds:
         raise RunFolderError(f"{folder} holds no finished round yet: `fedfit resume {folder}` goes on with the run")
     _check_order(folder / ROUNDS, rounds)
@@ -100,10 +137,13 @@ def read_run(folder: Path) -> RunData:
         folder=folder,
         name=str(recipe.get("name", folder.resolve().name)),
         recipe=recipe,
-        environment=_read_object(folder / ENVIRONMENT) or {},
+        environment=read_object(folder / ENVIRONMENT) or {},
         rounds=rounds,
-        devices=list(_read_lines(folder / DEVICES, DEVICE_COUNTS, DEVICE_MEASURES)),
+        devices=list(read_lines(folder / DEVICES, DEVICE_COUNTS, MEASURES)),
         partition=_read_partition(folder / PARTITION),
+        task=_read_task(folder / TASK),
+        scores=list(read_lines(folder / SCORES, SCORE_COUNTS, ())),
+        evaluation=read_object(folder / EVALUATION),
     )
 
 
@@ -117,6 +157,13 @@ def display_names(runs: Sequence[RunData]) -> list[str]:
             for name, run in zip(names, runs, strict=True)
         ]
     return names
+
+
+def common_metric(runs: Sequence[RunData]) -> str:
+    """The full name of the metric that ``runs`` are compared by: the first run's, or the first that all of them have."""
+    first = runs[0]
+    wanted = [first.headline, *(run.headline for run in runs), *first.keys]
+    return next((key for key in wanted if all(key in run.keys for run in runs)), first.headline)
 
 
 def number(value: float | None) -> float:
@@ -134,111 +181,30 @@ def _check_is_run_folder(folder: Path) -> None:
         raise RunFolderError(f"{folder} is not a run folder, it lacks {' and '.join(missing)}: {remedy}")
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(str(path), str(error)) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """The one JSON object of ``path``, or ``None`` where there is no such file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise _damaged(str(path), str(error)) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(value, dict):
-        raise _damaged(str(path), "it is not a JSON object")
-    return value
-
-
 def _read_partition(path: Path) -> dict[str, Any] | None:
-    partition = _read_object(path)
+    partition = read_object(path)
     if partition is None:
         return None
     labels, counts = partition.get("labels"), partition.get("counts")
     if not isinstance(labels, list) or not isinstance(counts, list) or not labels or not counts:
-        raise _damaged(str(path), "`labels` and `counts` must be lists that are not empty")
+        raise damaged(str(path), "`labels` and `counts` must be lists that are not empty")
     for device, row in enumerate(counts):
-        if not isinstance(row, list) or len(row) != len(labels) or not all(_is_number(count) for count in row):
-            raise _damaged(str(path), f"`counts` of device {device} must be {len(labels)} numbers, one a label")
+        if not isinstance(row, list) or len(row) != len(labels) or not all(is_number(count) for count in row):
+            raise damaged(str(path), f"`counts` of device {device} must be {len(labels)} numbers, one a label")
     return partition
 
 
-def _read_lines(path: Path, required: Sequence[str], nullable: Sequence[str]) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    try:
-        with path.open("rb") as lines:
-            for count, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield _parse_line(line, required, nullable)
-                except ValueError as error:
-                    # Only the last line can lack its newline: the writer was stopped in the middle of it.
-                    if line.endswith(b"\n"):
-                        raise _damaged(f"{path}, line {count}", str(error)) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _parse_line(line: bytes, required: Sequence[str], nullable: Sequence[str]) -> dict[str, Any]:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError("it is not a JSON object")
-    for key in required:
-        if not _is_number(row.get(key)):
-            raise ValueError(f"`{key}` must be a number")
-    for key in nullable:
-        if key not in row or not _is_number_or_null(row[key]):
-            raise ValueError(f"`{key}` must be a number or null")
-    for key in PLANNED:
-        if not _is_number_or_null(row.get(key)):
-            raise ValueError(f"`{key}` must be a number or null")
-    if row.get("cost") is not None:
-        _check_cost(row["cost"])
-    return row
-
-
-def _check_cost(cost: object) -> None:
-    if (
-        not isinstance(cost, dict)
-        or not isinstance(cost.get("binding"), str)
-        or not _is_number_or_null(cost.get("frequency_hz"))
-    ):
-        raise ValueError("`cost` must be null or an object with `binding` and `frequency_hz`")
-    if not _is_number_or_null(cost.get("spent_j")):
-        raise ValueError("`cost.spent_j` must be a number or null")
-    for name in ("formula", "sent"):
-        charge = cost.get(name)
-        if not isinstance(charge, dict) or not all(key in charge and _is_number_or_null(charge[key]) for key in CHARGE):
-            raise ValueError(f"`cost.{name}` must have {', '.join(CHARGE)}, each a number or null")
+def _read_task(path: Path) -> dict[str, Any]:
+    task = read_object(path) or {}
+    metrics = task.get("metrics", {})
+    if not isinstance(task.get("headline", ""), str):
+        raise damaged(str(path), "`headline` must be the name of a metric")
+    if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
+        raise damaged(str(path), "`metrics` must be an object of objects")
+    return task
 
 
 def _check_order(path: Path, rounds: Sequence[dict[str, Any]]) -> None:
     for before, after in pairwise(rounds):
         if after["round"] <= before["round"]:
-            raise _damaged(str(path), f"round {after['round']} comes after round {before['round']}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_number_or_null(value: object) -> bool:
-    return value is None or _is_number(value)
-
-
-def _damaged(where: str, reason: str) -> RunFolderError:
-    return RunFolderError(f"{where} is damaged ({reason}): restore it, or run the recipe again with `--force`")
-
-
-def _unreadable(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{path} cannot be read ({error.strerror}): mend its permissions and try again")
+            raise damaged(str(path), f"round {after['round']} comes after round {before['round']}")

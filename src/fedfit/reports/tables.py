@@ -15,7 +15,8 @@ from fedfit.core.stopping import patience_ended, target_reached
 from fedfit.records import higher_is_better
 from fedfit.reports.columns import round_columns, run_columns
 from fedfit.reports.costs import total_simulated
-from fedfit.reports.read import RunData, display_names, number
+from fedfit.reports.metrics import Measure
+from fedfit.reports.read import RunData, common_metric, display_names, number
 
 HEAD_ROUNDS, TAIL_ROUNDS = 5, 15
 """Rounds that a terminal shows of a long run; the report shows all of them."""
@@ -24,22 +25,24 @@ HEAD_ROUNDS, TAIL_ROUNDS = 5, 15
 def summary_rows(run: RunData) -> dict[str, Any]:
     """The run in one flat dict, in the order to be shown; only values that JSON knows (not measured is ``None``).
 
-    Accuracies and F1 are shares of 1, the loss is in nats a sample, totals are over all finished rounds.
-    ``rounds`` does not count round 0; ``best_round`` may be 0, and is the first of equals. ``seconds`` is wall time;
-    ``simulated_s`` and ``simulated_j`` (all devices) are ``None`` where rounds are not planned.
+    ``metric`` is the full name of the first metric; its values are under its own name as well (``final_accuracy``,
+    ``best_accuracy``). Every metric of the last evaluation is under its full name (``test_macro_f1``). Accuracies and F1 are
+    shares of 1, losses in nats; totals are over all finished rounds. ``rounds`` does not count round 0; ``best_round`` may be
+    0, and is the first of equals. ``seconds`` is wall time; ``simulated_s`` and ``simulated_j`` (all devices) are ``None``
+    where rounds are not planned.
     """
-    last = run.rounds[-1]
-    best = _best_round(run)
+    key = run.headline
+    name, best = Measure.of(key).name, best_round(run, key)
     return {
         "name": run.name,
         "rounds": sum(row["round"] > 0 for row in run.rounds),
         "rounds_planned": run.planned_rounds,
         "devices": run.device_count,
-        "final_accuracy": _measured(last["test_accuracy"]),
-        "best_accuracy": None if best is None else best["test_accuracy"],
+        "metric": key,
+        f"final_{name}": _measured(run.final(key)),
+        f"best_{name}": None if best is None else best[key],
         "best_round": None if best is None else best["round"],
-        "macro_f1": _measured(last["test_macro_f1"]),
-        "test_loss": _measured(last["test_loss"]),
+        **{key: _measured(run.final(key)) for key in run.keys},
         "uplink_bytes": sum(row["uplink_bytes"] for row in run.rounds),
         "downlink_bytes": sum(row["downlink_bytes"] for row in run.rounds),
         "seconds": sum(row["seconds"] for row in run.rounds),
@@ -79,9 +82,11 @@ def run_table(run: RunData) -> Table:
 
 def compare_table(runs: Sequence[RunData]) -> Table:
     """One line a run, names told apart; the refused updates have a column when there are any."""
-    summaries = [summary_rows(run) for run in runs]
-    columns = run_columns(runs, any(summary["refused"] for summary in summaries))
+    metric = common_metric(runs)
+    summaries = [{**summary_rows(run), "best": (best_round(run, metric) or {}).get(metric)} for run in runs]
+    columns = run_columns(runs, metric, any(summary["refused"] for summary in summaries))
     table = _narrow_table(["Run", *(column.heading for column in columns)])
+    table.title = Text(Measure.of(metric).axis)
     name_column = table.columns[0]
     name_column.justify, name_column.no_wrap, name_column.overflow = "left", False, "fold"
     for name, summary in zip(display_names(runs), summaries, strict=True):
@@ -103,9 +108,11 @@ def _narrow_table(headings: Sequence[str], footers: Sequence[str] = ()) -> Table
     return table
 
 
-def _best_round(run: RunData) -> dict[str, Any] | None:
-    measured = [row for row in run.rounds if math.isfinite(number(row["test_accuracy"]))]
-    return max(measured, key=lambda row: float(row["test_accuracy"]), default=None)
+def best_round(run: RunData, key: str) -> dict[str, Any] | None:
+    """The round in which the metric ``key`` was best, the first of equals."""
+    sign = 1.0 if run.higher_is_better(key) else -1.0
+    measured = [row for row in run.rounds if math.isfinite(number(row.get(key)))]
+    return max(measured, key=lambda row: sign * float(row[key]), default=None)
 
 
 def _measured(value: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedfit.reports.columns import ABSENT
+from fedfit.reports.metrics import ABSENT
 from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.describe import DATA_NAMES, spread_text, table_text
 from fedfit.sweeps.rate_search import Trial, with_choice

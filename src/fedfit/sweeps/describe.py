@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fedfit.experiment.load import to_toml
-from fedfit.reports.columns import ABSENT
+from fedfit.reports.metrics import ABSENT
 from fedfit.sweeps.rows import Summary
 from fedfit.sweeps.sweep import Setting, Sweep
 

@@ -1,0 +1,61 @@
+"""The page's closer look at the final model: scores of each class, and predictions that are confidently wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from fedfit.reports.columns import Column, format_count
+from fedfit.reports.confusion import SCORES, records_of
+from fedfit.reports.html_table import table
+from fedfit.reports.metrics import format_share
+from fedfit.reports.read import RunData
+
+
+def closer_look(run: RunData) -> str:
+    """Sections of the page; empty where the run has no evaluation of its end."""
+    classes, errors = records_of(run, "classes"), records_of(run, "errors")
+    parts = []
+    if classes:
+        parts.append(_section("Classes", table(_class_columns(), classes)))
+    if errors:
+        shown = f"The {len(errors)} wrong predictions on the test set" if len(errors) > 1 else "The wrong prediction"
+        note = f"{shown} with the highest probability. Long texts are cut."
+        pairs = any("pair" in error for error in errors)
+        parts.append(_section("Confidently wrong", table(_error_columns(pairs=pairs), errors), note))
+    return "\n".join(parts)
+
+
+def _section(title: str, content: str, note: str = "") -> str:
+    below = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{content}{below}\n</section>"
+
+
+def _class_columns() -> list[Column]:
+    return [
+        Column("Class", lambda row: str(row.get("label")), is_text=True),
+        *(Column(heading, _count(key)) for heading, key in (("Samples", "samples"), ("Predicted", "predicted"))),
+        *(Column(name.capitalize(), _share(name)) for name in SCORES),
+    ]
+
+
+def _error_columns(*, pairs: bool) -> list[Column]:
+    keys = ("text", *(["pair"] if pairs else []), "true", "predicted")
+    texts = [Column(key.capitalize(), _text(key), is_text=True) for key in keys]
+    return [*texts, Column("Probability", _share("probability"))]
+
+
+def _text(key: str) -> Any:
+    return lambda row: str(row.get(key, ""))
+
+
+def _count(key: str) -> Any:
+    def cell(row: Mapping[str, Any]) -> str:
+        return format_count(row[key]) if isinstance(row.get(key), int | float) else ""
+
+    return cell
+
+
+def _share(key: str) -> Any:
+    return lambda row: format_share(row.get(key))

@@ -1,0 +1,115 @@
+"""The curves of a run's metrics: one figure a unit, so that each has one y axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fedfit.reports.abscissa import ENERGY, ROUNDS, TIME, Abscissa
+from fedfit.reports.metrics import Measure, capital
+from fedfit.reports.read import RunData, number
+from fedfit.reports.style import FAINT, SINGLE_INCHES, blank, line_look
+
+OVER = {"": ROUNDS, "_time": TIME, "_energy": ENERGY}
+"""The x axes, by what they add to the name of a figure."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Metrics of one unit, the first one leading; ``name`` is that of their figure."""
+
+    name: str
+    measures: tuple[Measure, ...]
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether these are losses, which the training loss joins."""
+        return self.measures[0].is_loss
+
+    @property
+    def title(self) -> str:
+        """``Accuracy``."""
+        return capital(self.measures[0].word)
+
+    @property
+    def axis(self) -> str:
+        """For the y axis, with the unit: ``Accuracy and macro-F1 (%)``."""
+        words = list(dict.fromkeys(measure.word for measure in self.measures))
+        if self.is_loss:
+            return "Cross-entropy (nats)"
+        unit = f" ({self.measures[0].unit})" if self.measures[0].unit else ""
+        return capital(" and ".join(words) if len(words) < 3 else "Metrics") + unit
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that its metrics were measured on."""
+        return list(dict.fromkeys(measure.part for measure in self.measures))
+
+
+def groups(run: RunData) -> list[Group]:
+    """Groups of the run's metrics, that of the headline first: shares, losses, and each other metric by itself.
+
+    Of figures over devices the headline's mean and worst are drawn, and the mean loss; the tables have the others.
+    """
+    measures = [Measure.of(key) for key in dict.fromkeys([run.headline, *run.keys])]
+    name = measures[0].name
+    measures = [found for found in measures if _is_drawn(found, name)]
+    sorts: dict[str, list[Measure]] = {}
+    for measure in measures:
+        sorts.setdefault("share" if measure.is_share else measure.name, []).append(measure)
+    return [Group(found[0].name, tuple(found)) for found in sorts.values()]
+
+
+def curves(run: RunData) -> dict[str, Callable[[RunData], Any]]:
+    """The figures of a run's metrics by name; the leading group and the losses also over time and energy."""
+    found = groups(run)
+    leading = [group for number, group in enumerate(found) if number == 0 or group.is_loss]
+    shown = [*leading, *(group for group in found if group not in leading)]
+    return {
+        f"{group.name}{suffix}": partial(draw_curves, group=group, over=over)
+        for suffix, over in OVER.items()
+        for group in (shown if over is ROUNDS else leading)
+    }
+
+
+def draw_curves(run: RunData, group: Group, over: Abscissa) -> Any:
+    """The metrics of ``group`` over ``over``; ``None`` where the run has no such axis.
+
+    A round without evaluation has no point, and the line goes on past it; one whose value was not finite leaves a gap.
+    """
+    if over.series(run) is None:
+        return None
+    figure, axes = blank(SINGLE_INCHES)
+    x = over.place(axes, [run])[0] or []
+    lines = [(measure.key, measure.factor, _label(group, measure)) for measure in group.measures]
+    lines += [("train_loss", 1.0, "training, mean over devices")] if group.is_loss else []
+    for index, (key, factor, label) in enumerate(lines):
+        places, values = curve(run, key, x)
+        look = line_look(index, len(places))
+        # Metrics often coincide; the first, which people look for, lies on top.
+        axes.plot(places, [factor * value for value in values], label=label, zorder=3 - index / len(lines), **look)
+    if run.partition is not None and any(measure.name == "accuracy" for measure in group.measures):
+        classes = len(run.partition["labels"])
+        axes.axhline(100 / classes, color=FAINT, linewidth=1.2, linestyle=":", label=f"chance, 1 of {classes} classes")
+    axes.set_ylabel(group.axis)
+    axes.legend(loc="best")
+    return figure
+
+
+def curve(run: RunData, key: str, x: list[float]) -> tuple[list[float], list[float]]:
+    """Those of ``x``, which has a place for each round, and the values of ``key``, where a round recorded it."""
+    points = [(place, number(row[key])) for place, row in zip(x, run.rounds, strict=True) if key in row]
+    return [place for place, _ in points], [value for _, value in points]
+
+
+def _is_drawn(measure: Measure, headline: str) -> bool:
+    if measure.name == headline:
+        return measure.ending != "spread"
+    return not measure.ending or (measure.ending == "mean" and measure.is_loss)
+
+
+def _label(group: Group, measure: Measure) -> str:
+    """Of losses the axis says what they are: ``test``."""
+    return measure.label.replace(f" {measure.word}", "", 1) if group.is_loss else measure.label

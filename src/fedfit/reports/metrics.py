@@ -1,0 +1,114 @@
+"""Measured values by their full names in ``rounds.jsonl``: how each is called, in which unit it is shown, and how written.
+
+A full name has a part (``test``: the model or the rows that it was measured on), the metric's own name, and where it is a
+figure over devices an ending: ``personal_accuracy_worst``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedfit.records import PREFIXES
+
+ABSENT = "–"
+ENDINGS = ("mean", "worst", "spread")
+"""Of what sums up the devices; the spread is a standard deviation."""
+
+_SHARES = ("accuracy", "f1", "precision", "recall", "exact_match")
+_LOSSES = ("loss",)
+_WORDS = {
+    "macro_f1": "macro-F1",
+    "weighted_f1": "weighted F1",
+    "mcc": "MCC",
+    "kl": "KL",
+}
+"""How metrics are called whose names are not plain words already."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A full name, taken apart. ``part`` and ``ending`` are empty where the name has none."""
+
+    key: str
+    part: str
+    name: str
+    ending: str = ""
+
+    @classmethod
+    def of(cls, key: str) -> Measure:
+        """The measure of the full name ``key``."""
+        prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
+        name, _, ending = key.removeprefix(prefix).rpartition("_")
+        if not name or ending not in ENDINGS:
+            name, ending = key.removeprefix(prefix), ""
+        return cls(key, prefix.rstrip("_"), name, ending)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of 1, shown in percent."""
+        return self.name.endswith(_SHARES)
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is a mean cross-entropy, in nats."""
+        return self.name in _LOSSES
+
+    @property
+    def factor(self) -> float:
+        """Turns the value as recorded into the value as shown."""
+        return 100.0 if self.is_share else 1.0
+
+    @property
+    def unit(self) -> str:
+        """``%``, ``nats`` or nothing."""
+        return "%" if self.is_share else "nats" if self.is_loss else ""
+
+    @property
+    def word(self) -> str:
+        """The metric itself: ``macro-F1``."""
+        return _WORDS.get(self.name, self.name.replace("_", " "))
+
+    @property
+    def label(self) -> str:
+        """For legends: ``test accuracy``, ``personal accuracy, worst device``."""
+        ending = {"mean": ", mean over devices", "worst": ", worst device", "spread": ", spread over devices"}
+        return f"{self.part} {self.word}".strip() + ending.get(self.ending, "")
+
+    @property
+    def heading(self) -> str:
+        """For tables; on the test set a metric's own name is enough, but for a loss: ``Accuracy``, ``Test loss``."""
+        named = self.word if self.part == "test" and not self.is_loss else f"{self.part} {self.word}".strip()
+        return capital(f"{named} {self.ending}".strip())
+
+    @property
+    def axis(self) -> str:
+        """For a y axis: ``Test accuracy (%)``."""
+        return capital(self.label) + (f" ({self.unit})" if self.unit else "")
+
+    def written(self, value: float | None) -> str:
+        """``0.88534`` as ``88.53 %``, a loss as ``0.3457``; a dash for a value that was not measured."""
+        return format_share(value) if self.is_share else format_loss(value) if self.is_loss else _four_digits(value)
+
+    def bare(self, value: float | None) -> str:
+        """The same without the unit."""
+        return self.written(value).removesuffix(" %")
+
+
+def capital(text: str) -> str:
+    """``text`` with a capital at its beginning, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def format_share(share: float | None) -> str:
+    """``0.88534`` → ``'88.53 %'``; a dash for what was not measured."""
+    return f"{100 * share:.2f} %" if share is not None and math.isfinite(share) else ABSENT
+
+
+def format_loss(loss: float | None) -> str:
+    """``0.34567`` → ``'0.3457'``; a dash for what was not measured."""
+    return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else ABSENT
+
+
+def _four_digits(value: float | None) -> str:
+    return f"{value:.4g}" if value is not None and math.isfinite(value) else ABSENT
