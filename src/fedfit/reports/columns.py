@@ -88,7 +88,7 @@ def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
             "Frequency (GHz)",
             _cost(lambda cost: f"{number(cost['frequency_hz']) / 1e9:.3f}" if cost["frequency_hz"] else ABSENT),
         ),
-        Column("Stops the next rank", _cost(lambda cost: binding_label(cost["binding"]))),
+        Column("Stops the next rank", _cost(lambda cost: binding_label(cost["binding"])), is_text=True),
         Column("Latency, formula", _cost(lambda cost: format_simulated(latency_s(cost["formula"])))),
         Column("Latency, sent", _cost(lambda cost: format_simulated(latency_s(cost["sent"])))),
         Column("Energy, formula", _cost(lambda cost: format_joules(energy_j(cost["formula"])))),

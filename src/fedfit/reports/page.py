@@ -53,6 +53,10 @@ tbody tr + tr > * { border-top: 1px solid var(--line); }
 table.text th, table.text td, td.text, th.text { text-align: left; white-space: normal; }
 table.text td, td.text { overflow-wrap: anywhere; }
 td.text { min-width: 6rem; }
+table.dense { font-size: .76rem; }
+table.dense th, table.dense td { padding-left: .28rem; padding-right: .28rem; }
+table.dense thead th { font-size: .72rem; }
+table.dense td.text { min-width: 5rem; }
 table.text th { color: var(--soft); font-weight: 400; width: 40%; }
 pre { font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; margin: 0; padding: .9rem 1.1rem; }
 .pair { display: grid; gap: 0 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
