@@ -113,21 +113,29 @@ def report(
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[Path, typer.Option(help="Where the overlaid figures go.")] = Path("comparison"),
+    budget_mb: Annotated[float | None, typer.Option(help="Quality-under-Budget: MB sent; by default the least total.")] = None,
+    budget_s: Annotated[float | None, typer.Option(help="… and seconds of the system model.")] = None,
+    budget_j: Annotated[float | None, typer.Option(help="… and joules of all devices.")] = None,
+    target: Annotated[float | None, typer.Option(help="Cost-to-Target: as 0.85; by default the worst final value.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a table of several runs and overlay their curves."""
-    from fedfit.reports.read import read_run
-    from fedfit.reports.report import compare as overlay
-    from fedfit.reports.tables import compare_json, compare_table
+    """Print tables of several runs (summary, quality and cost, recipes), and overlay their curves."""
+    from fedfit.reports.comparison import Comparison
+    from fedfit.reports.report import read_runs, write_comparison
 
     with polite_errors(as_json):
-        runs = [read_run(folder) for folder in folders]
-        written = overlay(folders, out)
+        runs = read_runs(folders)
+        comparison = Comparison.of(runs, {"mb": budget_mb, "s": budget_s, "j": budget_j}, target)
+        written = write_comparison(runs, out)
     if as_json:
-        print_json({"runs": compare_json(runs), "written": [str(path) for path in written]})
-    else:
-        Console().print(compare_table(runs))
-        say(Console(), f"figures: {out}")
+        print_json({**comparison.to_json(), "written": [str(path) for path in written]})
+        return
+    screen = Console()
+    for title, table in comparison.tables():
+        say(screen, title)
+        screen.print(table)
+        screen.print()
+    say(screen, f"figures: {out}")
 
 
 @recipes_app.callback()

@@ -10,7 +10,7 @@ from fedfit.errors import RunFolderError
 from fedfit.reports.figures import write_figures
 from fedfit.reports.html import write_html
 from fedfit.reports.overlay import overlay
-from fedfit.reports.read import read_run
+from fedfit.reports.read import RunData, read_run
 
 FIGURES_FOLDER = "figures"
 PAGE_FILE = "report.html"
@@ -29,16 +29,23 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
         return [*figures, write_html(run, figures, target / PAGE_FILE)]
 
 
-def compare(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Lay the curves of the runs in ``folders`` over one another, in ``out``. Returns the paths.
+def write_comparison(runs: Sequence[RunData], out: Path) -> list[Path]:
+    """Lay the curves of ``runs`` over one another, in ``out``. Returns the paths.
 
-    Raises ``RunFolderError`` when there is no folder, one cannot be read as a run, or the figures cannot be written.
+    Raises ``RunFolderError`` when the figures cannot be written.
+    """
+    with _writing(out):
+        return overlay(runs, out)
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunData]:
+    """The runs in ``folders``, to be compared.
+
+    Raises ``RunFolderError`` when there is no folder, or one cannot be read as a run.
     """
     if not folders:
         raise RunFolderError("nothing to compare: name one run folder or more")
-    runs = [read_run(folder) for folder in folders]
-    with _writing(out):
-        return overlay(runs, out)
+    return [read_run(folder) for folder in folders]
 
 
 @contextmanager

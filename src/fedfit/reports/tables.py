@@ -68,7 +68,7 @@ def run_table(run: RunData) -> Table:
     """The run round by round, totals at its foot, for 80 columns; the middle of a long run is left out."""
     columns = round_columns(run, narrow=True)
     summary = summary_rows(run)
-    table = _narrow_table([column.heading for column in columns], [column.total(summary) for column in columns])
+    table = narrow_table([column.heading for column in columns], [column.total(summary) for column in columns])
     table.title = Text(f"{run.name}: {status(run)}")
     long = len(run.rounds) > HEAD_ROUNDS + TAIL_ROUNDS + 1
     for row in run.rounds[:HEAD_ROUNDS] if long else run.rounds:
@@ -85,8 +85,7 @@ def compare_table(runs: Sequence[RunData]) -> Table:
     metric = common_metric(runs)
     summaries = [{**summary_rows(run), "best": (best_round(run, metric) or {}).get(metric)} for run in runs]
     columns = run_columns(runs, metric, any(summary["refused"] for summary in summaries))
-    table = _narrow_table(["Run", *(column.heading for column in columns)])
-    table.title = Text(Measure.of(metric).axis)
+    table = narrow_table(["Run", *(column.heading for column in columns)])
     name_column = table.columns[0]
     name_column.justify, name_column.no_wrap, name_column.overflow = "left", False, "fold"
     for name, summary in zip(display_names(runs), summaries, strict=True):
@@ -100,7 +99,7 @@ def compare_json(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     return [{**summary_rows(run), "name": name, "folder": str(run.folder)} for name, run in named]
 
 
-def _narrow_table(headings: Sequence[str], footers: Sequence[str] = ()) -> Table:
+def narrow_table(headings: Sequence[str], footers: Sequence[str] = ()) -> Table:
     """Numbers to the right and never broken; headings broken at spaces, so that 80 columns are enough."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left", show_footer=bool(footers))
     for heading, footer in zip_longest(headings, footers, fillvalue=""):

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedfit.errors import Fault, RecipeError
+from fedfit.reports.metrics import Measure
 from fedfit.reports.read import RunData, number
 
 PARTS = ("test", "validation")
 """The rows that a value is measured on; each is the prefix of its keys."""
-
-_SHARES = ("accuracy", "f1", "precision", "recall", "exact_match")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Metric:
     @property
     def is_share(self) -> bool:
         """Whether it is a share of 1, which tables and figures show in percent."""
-        return self.name.endswith(_SHARES)
+        return Measure.of(self.key).is_share
 
     @property
     def factor(self) -> float:

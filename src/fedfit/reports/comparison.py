@@ -1,0 +1,126 @@
+"""What ``fedfit compare`` prints beside the summaries: quality at equal cost, cost at equal quality, recipes side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from fedfit.reports.budget import Judged, Limits, cost_to_target, judged_by, limits_of, quality_under_budget
+from fedfit.reports.metrics import ABSENT, capital
+from fedfit.reports.read import RunData, display_names
+from fedfit.reports.tables import compare_json, compare_table, narrow_table
+
+UNITS = {"mb": "MB", "s": "s", "j": "J"}
+UNSET = "unset"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, the metric by which they are compared, and the limits."""
+
+    runs: Sequence[RunData]
+    judged: Judged
+    limits: Limits
+
+    @classmethod
+    def of(cls, runs: Sequence[RunData], budgets: Mapping[str, float | None], target: float | None = None) -> Comparison:
+        """A comparison within ``budgets`` by unit (``mb``, ``s``, ``j``) and to ``target``; see ``budget.limits_of``.
+
+        Raises:
+            RecipeError: for limits that cannot be.
+        """
+        judged = judged_by(runs)
+        return cls(runs, judged, limits_of(runs, judged, budgets, target))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that is printed, as plain values; a run that misses the target, or has no value, has null."""
+        names, limits = display_names(self.runs), self.limits
+        qualities = [
+            {unit: quality_under_budget(run, self.judged, unit, budget) for unit, budget in limits.budgets.items()}
+            for run in self.runs
+        ]
+        costs = [cost_to_target(run, self.judged, limits.target) for run in self.runs]
+        judged = {"metric": self.judged.shown.key, "decided_by": self.judged.decides.key}
+        target = limits.target if math.isfinite(limits.target) else None
+        return {
+            "runs": compare_json(self.runs),
+            "quality_under_budget": {
+                **judged,
+                "budgets": dict(limits.budgets),
+                "runs": [{"name": name, **quality} for name, quality in zip(names, qualities, strict=True)],
+            },
+            "cost_to_target": {
+                **judged,
+                "target": target,
+                "runs": [{"name": name, "reached": cost} for name, cost in zip(names, costs, strict=True)],
+            },
+            "differences": {key: dict(zip(names, values, strict=True)) for key, values in differences(self.runs).items()},
+        }
+
+    def tables(self) -> list[tuple[str, Table]]:
+        """The tables for a terminal with their titles, the summaries first; that of equal recipes is left out."""
+        judged, wanted = self.judged, self.judged.decides.written(self.limits.target)
+        chosen = "" if judged.decides == judged.shown else f" (the round is chosen by {judged.decides.label})"
+        found = [
+            (capital(judged.shown.label), compare_table(self.runs)),
+            (f"Quality-under-Budget: best {judged.shown.label} within a budget{chosen}", self._quality_table()),
+            (f"Cost-to-Target: spent until {judged.decides.label} is {wanted}", self._cost_table()),
+        ]
+        return found + ([("Recipes differ in", _differences_table(self.runs))] if differences(self.runs) else [])
+
+    def _quality_table(self) -> Table:
+        budgets = self.limits.budgets
+        table = narrow_table(["Run", *(f"{_digits(budget)} {UNITS[unit]}" for unit, budget in budgets.items())])
+        for name, run in zip(display_names(self.runs), self.runs, strict=True):
+            values = [quality_under_budget(run, self.judged, unit, budget) for unit, budget in budgets.items()]
+            table.add_row(Text(name), *map(self.judged.shown.written, values))
+        return _name_column(table)
+
+    def _cost_table(self) -> Table:
+        table = narrow_table(["Run", "Rounds", *UNITS.values()])
+        for name, run in zip(display_names(self.runs), self.runs, strict=True):
+            cost = cost_to_target(run, self.judged, self.limits.target)
+            cells = ["never"] if cost is None else [str(cost["round"]), *(_digits(cost[unit]) for unit in UNITS)]
+            table.add_row(Text(name), *cells)
+        return _name_column(table)
+
+
+def differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
+    """The keys of the recipes in which ``runs`` differ, but for the name, and each run's value; ``unset`` without one."""
+    recipes = [dict(_flat(run.recipe)) for run in runs]
+    keys = [key for key in dict.fromkeys(key for recipe in recipes for key in recipe) if key != "name"]
+    values = {key: [recipe.get(key, UNSET) for recipe in recipes] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``section.key`` and value of every key; an empty list counts as unset."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value != []:
+            yield f"{prefix}{name}", value
+
+
+def _differences_table(runs: Sequence[RunData]) -> Table:
+    table = narrow_table(["Key", *display_names(runs)])
+    for column in table.columns:
+        column.justify, column.no_wrap, column.overflow = "left", False, "fold"
+    for key, values in differences(runs).items():
+        table.add_row(Text(key), *(Text(str(value)) for value in values))
+    return table
+
+
+def _name_column(table: Table) -> Table:
+    first = table.columns[0]
+    first.justify, first.no_wrap, first.overflow = "left", False, "fold"
+    return table
+
+
+def _digits(value: float | None) -> str:
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:,.4g}"
