@@ -6,15 +6,16 @@ On the wire a message is a JSON header, its length before it in four bytes, and 
 from __future__ import annotations
 
 import json
-import math
 import struct
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 from fedfit.errors import UpdateRefused
 
 _LENGTH = struct.Struct("<I")
 MOST_HEADER_BYTES = 1 << 16
+_MOST_REFUSAL_CHARACTERS = 4000  # up to 12 bytes each in JSON
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Reply:
     seconds: float
 
     def to_bytes(self) -> bytes:
-        """The message on the wire."""
-        head = {name: value for name, value in asdict(self).items() if name != "packet"}
+        """The message on the wire; a refusal of many names is cut, so that the header stays within its bound."""
+        refusal = None if self.refusal is None else self.refusal[:_MOST_REFUSAL_CHARACTERS]
+        head = {"round": self.round, "device": self.device, "refusal": refusal, "seconds": self.seconds}
         return _join(head, self.packet)
 
     @classmethod
@@ -85,7 +87,7 @@ class Reply:
         refusal, seconds = head["refusal"], head["seconds"]
         if not (refusal is None or isinstance(refusal, str)):
             raise UpdateRefused(f"the message is not a reply: refusal = {refusal!r}")
-        if type(seconds) not in (int, float) or not (math.isfinite(seconds) and seconds >= 0):
+        if type(seconds) not in (int, float) or not 0 <= seconds <= sys.float_info.max:
             raise UpdateRefused(f"the message is not a reply: seconds = {seconds!r}")
         packet = None if payload is None else Packet(payload)
         return cls(_whole(head, "round"), _whole(head, "device"), packet, refusal, float(seconds))
