@@ -14,6 +14,7 @@ from fedfit.core.task import Score
 from fedfit.core.update import Job, Update
 from fedfit.errors import UpdateRefused
 from fedfit.experiment.build import Experiment
+from fedfit.rounds import trainer
 from fedfit.rounds.evaluate import evaluate
 from fedfit.rounds.optimizers import rate_factor
 from fedfit.settings import TrainingSettings
@@ -161,6 +162,25 @@ def test_rounds_and_devices_draw_differently(tiny_bert: Path) -> None:
     assert same_bits(first, again)
     assert not same_bits(first, other_round)
     assert not same_bits(first, other_device)
+
+
+@pytest.mark.parametrize("noise", [{"training": {"dropout": True}}, {"adapter": {"dropout": 0.3}}], ids=["base", "lora"])
+@pytest.mark.parametrize("other", [{"seed": 1}, {"round_number": 2}, {"device": 1}], ids=str)
+def test_dropout_is_drawn_from_run_round_and_device(
+    other: dict[str, int], noise: dict[str, Any], tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job, the samples and the batches are the same everywhere, so that nothing but dropout can make a difference."""
+    monkeypatch.setattr(trainer, "training_batches", lambda *arguments: [np.arange(8), np.arange(8, 16)])
+    job = Job(experiment(tiny_bert).initial)
+
+    def trained(sections: dict[str, Any], seed: int = 0, round_number: int = 1, device: int = 0) -> Update:
+        made = tiny_experiment(tiny_recipe(tiny_bert, seed=seed, **sections), cache=None)
+        torch.rand(5)  # what the caller's generator has drawn is of no account
+        return made.trainer.train(job, made.parts.train, np.arange(16), round_number, device)
+
+    assert same_bits(trained({}), trained({}, **other))
+    assert same_bits(trained(noise, **other), trained(noise, **other))
+    assert not same_bits(trained(noise), trained(noise, **other))
 
 
 def test_dropout_is_on_only_when_asked_for(tiny_bert: Path) -> None:
