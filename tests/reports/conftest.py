@@ -193,3 +193,15 @@ def make_run(tmp_path: Path) -> MakeRun:
         return _write_run(tmp_path / folder, **changes)
 
     return make
+
+
+def rewrite_rounds(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """Each line of ``rounds.jsonl`` through ``change``."""
+    rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_lines(folder / "rounds.jsonl", [change(row) for row in rows])
+    return folder
+
+
+def without_metrics(row: dict[str, Any]) -> dict[str, Any]:
+    """A round without evaluation."""
+    return {key: value for key, value in row.items() if not key.startswith("test_")}

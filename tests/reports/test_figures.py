@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from fedfit.reports.figures import FIGURES, write_figures
+from fedfit.reports.figures import figures_of, write_figures
 from fedfit.reports.labels import arrange, pool, to_shares
-from fedfit.reports.overlay import COMPARISONS, overlay
+from fedfit.reports.overlay import comparisons, overlay
 from fedfit.reports.read import read_run
 from fedfit.reports.style import bytes_scale, drawing, plain, save, seconds_scale
 
@@ -39,7 +39,7 @@ def test_user_style_changes_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     for size in (10, 30):
         with matplotlib.rc_context({"font.size": size, "axes.grid": size > 20}):
             with drawing():
-                paths = save(FIGURES["loss"](run), tmp_path / str(size))
+                paths = save(figures_of(run)["loss"](run), tmp_path / str(size))
             assert matplotlib.rcParams["font.size"] == size
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
@@ -51,22 +51,22 @@ def test_shortest_runs_draw(make_run: MakeRun, accuracies: tuple[float | None, .
     run = read_run(make_run(accuracies=accuracies))
     with drawing():
         for name in UNPLANNED:
-            FIGURES[name](run).canvas.draw()
+            figures_of(run)[name](run).canvas.draw()
         for name in UNPLANNED_COMPARISONS:
-            COMPARISONS[name]([run]).canvas.draw()
+            comparisons([run])[name]([run]).canvas.draw()
 
 
 @pytest.mark.filterwarnings("error")
 def test_long_run_draws(make_run: MakeRun) -> None:
     run = read_run(make_run(accuracies=[0.5] * 300, devices=1))
     for name in UNPLANNED:
-        FIGURES[name](run).canvas.draw()
+        figures_of(run)[name](run).canvas.draw()
 
 
 def test_without_a_partition_labels_are_left_out(make_run: MakeRun) -> None:
     folder = make_run()
     (folder / "partition.json").unlink()
-    assert FIGURES["labels"](read_run(folder)) is None
+    assert figures_of(read_run(folder))["labels"](read_run(folder)) is None
 
 
 @pytest.mark.parametrize("devices", [2_000, 10_000])
@@ -76,7 +76,7 @@ def test_many_devices_draw_fast(make_run: MakeRun, devices: int) -> None:
     run = read_run(make_run(accuracies=(0.25, 0.5), devices=1, counts=counts))
     assert run.device_count == devices
     start = time.perf_counter()
-    FIGURES["labels"](run).canvas.draw()
+    figures_of(run)["labels"](run).canvas.draw()
     assert time.perf_counter() - start < 5
 
 
@@ -106,23 +106,24 @@ def test_odd_label_names_draw(make_run: MakeRun) -> None:
     partition.write_text(text)
     run = read_run(folder)
     with drawing():
-        figure = FIGURES["labels"](run)
+        figure = figures_of(run)["labels"](run)
         figure.canvas.draw()
-        COMPARISONS["compare_loss"]([run]).canvas.draw()
+        comparisons([run])["compare_loss"]([run]).canvas.draw()
     assert len(figure.legends[0].get_texts()) == 4
 
 
 def test_overlay_has_a_line_a_run(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [read_run(make_run(f"run{index}", accuracies=(0.25, 0.5 + index / 100))) for index in range(6)]
     check_files(overlay(runs[:2], tmp_path / "out"), UNPLANNED_COMPARISONS)
-    figure = COMPARISONS["compare_accuracy"](runs)
+    figure = comparisons(runs)["compare_accuracy"](runs)
     assert len(figure.axes[0].get_lines()) == 6
     assert figure.legends[0].get_texts()[5].get_text() == "agnews-minilm (run5)"
 
 
 def test_bytes_over_accuracy_adds_both_directions(make_run: MakeRun) -> None:
     """A round sends 3 · 1,000 bytes up and 3 · 2,000 down: 0, 9, 18, 27 kB."""
-    (line,) = COMPARISONS["compare_bytes"]([read_run(make_run())]).axes[0].get_lines()
+    runs = [read_run(make_run())]
+    (line,) = comparisons(runs)["compare_bytes"](runs).axes[0].get_lines()
     assert list(line.get_xdata()) == [0, 9, 18, 27]
     assert list(line.get_ydata()) == pytest.approx([25, 80, 90, 85])
 

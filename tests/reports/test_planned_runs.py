@@ -14,8 +14,8 @@ from fedfit.records import Charge, DeviceCost, DeviceRecord, LinkState, RoundRec
 from fedfit.reports.captions import CAPTIONS, caption
 from fedfit.reports.columns import device_columns
 from fedfit.reports.costs import ledger, rank_texts, since_the_start
-from fedfit.reports.figures import FIGURES
-from fedfit.reports.overlay import COMPARISONS
+from fedfit.reports.figures import FIGURES, figures_of
+from fedfit.reports.overlay import comparisons
 from fedfit.reports.ranks import REFUSED_LABEL
 from fedfit.reports.read import RunData, read_run
 from fedfit.reports.report import write_report
@@ -50,10 +50,10 @@ def test_time_and_energy_add_up_from_round_0(make_run: MakeRun) -> None:
     summary = summary_rows(run)
     assert (summary["simulated_s"], summary["simulated_j"]) == (60, 150)
     for name, ends in (("accuracy_time", 60), ("loss_energy", 150)):
-        axes = FIGURES[name](run).axes[0]
+        axes = figures_of(run)[name](run).axes[0]
         assert list(axes.get_lines()[0].get_xdata())[::3] == [0, ends]
-    assert FIGURES["accuracy_time"](run).axes[0].get_xlabel() == "Simulated time (s)"
-    assert FIGURES["accuracy_energy"](run).axes[0].get_xlabel() == "Energy of all devices (J)"
+    assert figures_of(run)["accuracy_time"](run).axes[0].get_xlabel() == "Simulated time (s)"
+    assert figures_of(run)["accuracy_energy"](run).axes[0].get_xlabel() == "Energy of all devices (J)"
 
 
 def test_folder_without_the_keys_is_read_and_has_no_such_figures(make_run: MakeRun) -> None:
@@ -65,8 +65,9 @@ def test_folder_without_the_keys_is_read_and_has_no_such_figures(make_run: MakeR
             [{k: v for k, v in row.items() if k not in ("rank", "cost", "simulated_s", "simulated_j")} for row in rows],
         )
     run = read_run(folder)
-    assert [name for name, draw in FIGURES.items() if draw(run) is None] == [
-        *(f"{what}_{over}" for over in ("time", "energy") for what in ("accuracy", "loss")), "ranks", "ledger",
+    assert [name for name, draw in figures_of(run).items() if draw(run) is None] == [
+        *(f"{what}_{over}" for over in ("time", "energy") for what in ("accuracy", "loss")),
+        *("confusion", "by_device", "ranks", "ledger"),
     ]  # fmt: skip
     assert "Energy" not in shown(run_table(run))
     assert "Rank" not in [column.heading for column in device_columns(run.last_devices())]
@@ -176,15 +177,15 @@ def test_thousand_devices_draw_shares_of_what_binds(make_run: MakeRun, common: b
 
 def test_comparison_leaves_out_runs_that_were_not_simulated(make_run: MakeRun) -> None:
     runs = [planned(make_run, "new"), read_run(make_run("old")), planned(make_run, "newer")]
-    axes = COMPARISONS["compare_accuracy_time"](runs).axes[0]
+    axes = comparisons(runs)["compare_accuracy_time"](runs).axes[0]
     assert [len(line.get_xdata()) for line in axes.get_lines()] == [4, 0, 4]
     assert "not simulated" in axes.get_legend().get_texts()[1].get_text()
     colours = [
-        [line.get_color() for line in COMPARISONS[name](runs).axes[0].get_lines()]
+        [line.get_color() for line in comparisons(runs)[name](runs).axes[0].get_lines()]
         for name in ("compare_accuracy", "compare_accuracy_time")
     ]
     assert colours[0][2] == colours[1][2]
-    assert COMPARISONS["compare_accuracy_time"](runs[1:2]) is None
+    assert comparisons(runs[1:2])["compare_accuracy_time"](runs[1:2]) is None
 
 
 def test_tables_fit_eighty_columns(make_run: MakeRun) -> None:
@@ -206,11 +207,12 @@ def test_tables_fit_eighty_columns(make_run: MakeRun) -> None:
 
 def test_page_has_figures_and_cells(make_run: MakeRun) -> None:
     """Device 2 at 1.2 GHz: 13 + 2 s and 4.6 + 2 J by the formula, twice that by what is sent."""
-    page = write_report(plan_run(make_run(), RANKS, WORDS))[-1].read_text(encoding="utf-8")
+    run = planned(make_run)
+    page = write_report(run.folder)[-1].read_text(encoding="utf-8")
     for cell in ("1.200", "15.0 s", "30.0 s", "6.60 J", "13.2 J", "7.50 J", "deadline", "4–32", "60.0 s", "150 J"):
         assert f">{cell}<" in page
-    for name, (title, _) in CAPTIONS.items():
-        assert f"<b>{title}</b>" in page, name
+    for name in ("accuracy", "loss", "accuracy_time", "loss_energy", "ranks", "ledger", "labels", "bytes", "seconds"):
+        assert f"<b>{caption(run, name)[0]}</b>" in page, name
 
 
 def test_every_figure_has_a_caption() -> None:

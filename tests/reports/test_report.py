@@ -11,10 +11,11 @@ import pytest
 
 from fedfit.errors import RunFolderError
 from fedfit.reports.html import write_html
+from fedfit.reports.page import CSS
 from fedfit.reports.read import read_run
-from fedfit.reports.report import compare, write_report
+from fedfit.reports.report import read_runs, write_comparison, write_report
 
-from .conftest import MakeRun
+from .conftest import MakeRun, plan_run
 
 
 class Page(HTMLParser):
@@ -115,18 +116,18 @@ def test_failed_write_leaves_the_old_page(make_run: MakeRun, monkeypatch: pytest
 def test_out_that_is_a_file_is_said(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="cannot be written"):
-        compare([make_run()], tmp_path / "file")
+        write_comparison(read_runs([make_run()]), tmp_path / "file")
 
 
 def test_compare_writes_its_figures(make_run: MakeRun, tmp_path: Path) -> None:
-    paths = compare([make_run("one"), make_run("two", accuracies=(0.3, 0.6))], tmp_path / "out")
+    paths = write_comparison(read_runs([make_run("one"), make_run("two", accuracies=(0.3, 0.6))]), tmp_path / "out")
     assert {path.stem for path in paths} == {"compare_accuracy", "compare_loss", "compare_bytes"}
     assert all(path.is_file() for path in paths)
 
 
-def test_compare_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_compare_of_nothing_is_refused() -> None:
     with pytest.raises(RunFolderError, match="nothing to compare"):
-        compare([], tmp_path)
+        read_runs([])
 
 
 def test_the_room_starts_without_the_heavy_packages() -> None:
@@ -137,3 +138,18 @@ def test_the_room_starts_without_the_heavy_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] False"
+
+
+def test_wide_tables_stand_closer_and_headings_break_at_spaces_only(make_run: MakeRun) -> None:
+    """A heading broken after each letter made the Devices table's head 300 pixels tall."""
+    text = page_of(plan_run(make_run(refused={1: "loss is nan"}), (4, 32, 0), ("energy", "max_rank", "deadline")))
+    devices = text.split("<h2>Devices</h2>")[1].split("</table>")[0]
+    assert '<table class="dense">' in devices
+    assert '<th class="text">Refused because</th>' in devices
+    breaking = [rule for rule in CSS.split("}") if "overflow-wrap: anywhere" in rule and "h1" not in rule]
+    assert len(breaking) == 1
+    assert not re.search(r"\bth\b", breaking[0])
+
+
+def test_refusals_have_a_column_when_there_are_any(make_run: MakeRun) -> None:
+    assert "Refused because" not in page_of(make_run())

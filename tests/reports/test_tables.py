@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from fedfit.reports.columns import format_loss, format_share
+from fedfit.reports.metrics import format_loss, format_share
 from fedfit.reports.read import read_run
 from fedfit.reports.tables import compare_json, compare_table, run_table, summary_rows
 
@@ -30,10 +30,12 @@ def test_summary_numbers(make_run: MakeRun) -> None:
         "rounds": 3,
         "rounds_planned": 3,
         "devices": 3,
+        "metric": "test_accuracy",
         "final_accuracy": 0.85,
         "best_accuracy": 0.90,
         "best_round": 2,
-        "macro_f1": pytest.approx(0.84),
+        "test_accuracy": 0.85,
+        "test_macro_f1": pytest.approx(0.84),
         "test_loss": pytest.approx(0.65),
         "uplink_bytes": 8_000,
         "downlink_bytes": 18_000,

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -29,7 +30,7 @@ METRICS = ("accuracy", "macro_f1", "loss")
 def test_rows_set_apart_are_disjoint_and_complete(sizes: list[int], share: float, seed: int) -> None:
     bounds = np.cumsum([0, *sizes])
     rows = np.random.default_rng(0).permutation(bounds[-1])
-    held = [np.sort(rows[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    held = [np.sort(rows[a:b]) for a, b in pairwise(bounds)]
     train, tests = set_apart(held, share, seed)
     for before, own, test in zip(held, train, tests, strict=True):
         assert np.array_equal(np.sort(np.concatenate([own, test])), before), "each row is in one of the two, and once"
@@ -119,7 +120,7 @@ def watched(folder: Path, rule: str = "fedavg", share: float = 0.25, every: int 
         assert not set(indices.tolist()) & set(tests[device].tolist()), "trained on its own test rows"
         return trained[number, device]
 
-    made.trainer.train = keep  # type: ignore[method-assign]
+    made.trainer.train = keep  # type: ignore[method-assign, assignment]
     return Watched(made, list(made.run()), trained)
 
 
