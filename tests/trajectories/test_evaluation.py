@@ -95,6 +95,18 @@ def test_an_unfinished_run_has_no_evaluation(world: World, tmp_path: Path) -> No
     assert (resume(tmp_path / "run") / "evaluation.json").exists()
 
 
+def test_a_run_that_goes_on_has_no_evaluation_of_its_former_end(reference: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(reference, tmp_path / "run"))
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("\nrounds = 3", "\nrounds = 4"))
+    session = Session.resume(run)
+    assert not (run / "evaluation.json").exists()
+    for _ in session.results():
+        pass
+    session.folder.close()
+    assert evaluation(run)["round"] == 4
+
+
 def test_lost_scores_are_named(own: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(own, tmp_path / "run"))
     (run / "scores.jsonl").unlink()

@@ -132,8 +132,8 @@ class Session:
             self.save_adapter()
 
     def _write_evaluation(self) -> None:
-        """Looks closer at the model of the last round, where the run is finished."""
-        if self.last is None or not self.finished:
+        """Looks closer at the model of the last round of a finished run."""
+        if self.last is None:
             return
         evaluation = evaluation_of(self.experiment, self.last.state, self.last.record.round)
         if evaluation is not None:
