@@ -231,7 +231,7 @@ def test_a_damaged_run_folder(finished: Path, tmp_path: Path) -> None:
     (run / "partition.json").write_text("{")
     refused("resume", run, says=["partition.json cannot be read"])
     (run / "partition.json").write_text(json.dumps({"an": "older version"}))
-    refused("resume", run, says=["have changed since it began"])
+    refused("resume", run, says=["partition.json does not describe the data that the recipe names"])
 
 
 def test_a_full_disk_while_it_runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +274,11 @@ def test_a_loss_that_explodes_stops_with_the_reason(world: World, tmp_path: Path
     assert all("the training loss became nan" in row["refused"] and row["train_loss"] is None for row in devices)
     assert all((row["devices"], row["refused"]) == (2, 2) for row in rounds[1:])
     assert {row["test_loss"] for row in rounds} == {rounds[0]["test_loss"]}, "a refused update has changed the model"
-    # And with the remedy it goes on from there.
+    # With the remedy it begins anew: rounds at two rates would be no run of either.
     (run / "recipe.toml").write_text((run / "recipe.toml").read_text().replace("learning_rate = 1e+30", "learning_rate = 1e-2"))
-    assert fedfit("resume", run, "--json", "--quiet").json["summary"]["rounds"] == 5
+    refused("resume", run, says=["training.learning_rate: 1e+30 when the run began, 0.01 now"])
+    again = fedfit("run", run / "recipe.toml", "--out", run, "--force", "--json", "--quiet")
+    assert again.json["summary"]["rounds"] == 5, again.stderr
     assert lines(run / "rounds.jsonl")[-1]["refused"] == 0
 
 

@@ -160,7 +160,7 @@ def test_files(tiny_bert: Path, tmp_path: Path) -> None:
     there = tmp_path / "there.csv"
     there.write_text("text,label\n")
     missing = faults(tiny_bert, "data.source=csv", f"data.train={there}", "data.test=~nobody-here/x.csv")
-    assert missing == {"data.test": ("~nobody-here/x.csv", "there is no such file; paths count from where the command is run")}
+    assert missing == {"data.test": ("~nobody-here/x.csv", "no such file; relative paths start at the working folder")}
     unset = faults(tiny_bert, "data.source=parquet", f"data.train={there}")
     assert unset == {"data.test": (None, 'source = "parquet" needs the path of a file')}
     folder = faults(tiny_bert, "data.source=csv", f"data.train={tmp_path}", f"data.test={there}")

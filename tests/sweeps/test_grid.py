@@ -57,16 +57,16 @@ def test_an_empty_value_takes_the_key_out_of_the_recipe() -> None:
     [
         (["adapter.rank"], "override = 'adapter.rank': write section.key=value"),
         (["=1,2"], "write section.key=value"),
-        (["adapter.rank=4", "adapter.rank=8"], "adapter.rank = '8': the key is there twice"),
+        (["adapter.rank=4", "adapter.rank=8"], "adapter.rank = '8': the key is given twice"),
         (["adapter.rank=4,,8"], "adapter.rank = '4,,8': a value between two commas is missing"),
-        (["adapter.rank=4,8,4"], "4 is there twice"),
+        (["adapter.rank=4,8,4"], "4 is given twice"),
         (["adapter.rank=8..4"], "adapter.rank = '8..4': the range is empty; write 4..8"),
         (["seed=0..1000000000"], "1,000,000,001 values; a sweep has at most 1,000 runs"),
         (["adapter.rank=1..40", "seed=0..39"], "1,600 runs; a sweep has at most 1,000"),
         (["seed=0,one"], "seed = 'one': seeds are whole numbers; write seed=0..2"),
-        (["adapter.rank=4"], "there is one run only"),
-        (["seed=3"], "there is one run only"),
-        ([], "there is one run only"),
+        (["adapter.rank=4"], "this is one run only"),
+        (["seed=3"], "this is one run only"),
+        ([], "this is one run only"),
     ],
 )
 def test_a_fault_names_key_value_and_remedy(words: list[str], said: str) -> None:
