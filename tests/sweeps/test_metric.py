@@ -38,6 +38,18 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are() -> None:
         Metric("mcc").of(line)
 
 
+def test_a_round_without_evaluation_has_no_value() -> None:
+    """With evaluation.every above 1 most lines hold no metric; they must not stop a sweep."""
+    assert math.isnan(Metric().of({"round": 1, "train_loss": 0.5}))
+    assert Metric().of({"round": 2, "test_accuracy": 0.5, "test_loss": 1.0}) == 0.5
+    assert math.isnan(Metric().of({"round": 3, "test_accuracy": None, "test_loss": None}))
+
+
+def test_a_part_that_no_round_measured_is_a_fault() -> None:
+    with pytest.raises(RecipeError, match=r"they measure no metric on personal rows"):
+        Metric(part="personal").series(made_up_run())
+
+
 def test_a_run_without_a_validation_part_decides_on_test_rows() -> None:
     assert Metric().deciding(made_up_run()) == Metric()
     assert Metric().deciding(with_validation((None,) * 5)) == Metric()

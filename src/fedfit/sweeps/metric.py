@@ -52,14 +52,23 @@ class Metric:
         Raises:
             RecipeError: for a metric that these lines do not have; it names those that they have.
         """
-        if self.key not in line:
-            known = ", ".join(names_in(line, self.part)) or f"no metric on {self.part} rows"
-            raise RecipeError([Fault("--metric", self.name, f"the runs do not measure it; they measure {known}")], "the sweep")
-        return number(line[self.key])
+        known = names_in(line, self.part)
+        if known and self.name not in known:
+            raise self._fault(f"they measure {', '.join(known)}")
+        return number(line.get(self.key))  # a round without evaluation has no metric at all
 
     def series(self, data: RunData) -> list[float]:
-        """The value after each round, round 0 first."""
+        """The value after each round, round 0 first.
+
+        Raises:
+            RecipeError: for a metric, or a part, that no round measured.
+        """
+        if data.rounds and not any(names_in(line, self.part) for line in data.rounds):
+            raise self._fault(f"they measure no metric on {self.part} rows")
         return [self.of(line) for line in data.rounds]
+
+    def _fault(self, measured: str) -> RecipeError:
+        return RecipeError([Fault("--metric", self.name, f"the runs do not measure it; {measured}")], "the sweep")
 
     def deciding(self, data: RunData) -> Metric:
         """The same metric on the rows that may decide: the validation part if the run has one, else this one's own rows.
