@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from fedfit.errors import Fault, RecipeError
+from fedfit.errors import Fault, RecipeError, did_you_mean
 from fedfit.sweeps.bases import SCALES
 from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.comparison_pages import finished_part, write_comparison
@@ -114,6 +113,4 @@ def _unknown(key: str, given: str, known: Iterable[str], what: str) -> Fault | N
     if given in names:
         return None
     lettered = [name for name in names if not (name[:-1] == given[:-1] and name[-1:].isdigit() and given[-1:].isdigit())]
-    near = difflib.get_close_matches(given, lettered, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return Fault(key, given, f"{what}; {hint}choose one of {', '.join(names)}")
+    return Fault(key, given, f"{what}; {did_you_mean(given, lettered)}choose one of {', '.join(names)}")
