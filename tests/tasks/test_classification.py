@@ -90,6 +90,13 @@ def test_every_metric_is_scikit_learns(name: str, classes: int) -> None:
     assert 0 < found.value < 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_predicted_that_no_row_has_neither_warns_nor_counts() -> None:
+    """Recalls of the two classes that occur: 1/2 and 1/1."""
+    true, predicted = np.array([0, 0, 1]), np.array([0, 2, 1])
+    assert scored(true, predicted)["balanced_accuracy"].value == pytest.approx(0.75, rel=1e-12)
+
+
 def test_batches_change_no_metric() -> None:
     """The score is over all samples, not a mean over batches: the last batch is a short one."""
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,12 +17,18 @@ from fedfit.core.task import Examiner, Metric, Score, Scorer
 from fedfit.data.tokenize import Samples
 from fedfit.tasks.confusion import ClassExaminer
 
+
+def _balanced_accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
+    """The mean recall of the classes that occur; ``balanced_accuracy_score`` warns of a predicted class that does not."""
+    return float(recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0.0))
+
+
 METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType(
     {
         "accuracy": lambda true, predicted: float(np.count_nonzero(true == predicted) / len(true)),
         "macro_f1": lambda true, predicted: float(f1_score(true, predicted, average="macro", zero_division=0.0)),
         "weighted_f1": lambda true, predicted: float(f1_score(true, predicted, average="weighted", zero_division=0.0)),
-        "balanced_accuracy": lambda true, predicted: float(balanced_accuracy_score(true, predicted)),
+        "balanced_accuracy": _balanced_accuracy,
         "mcc": lambda true, predicted: float(matthews_corrcoef(true, predicted)),
     }
 )
