@@ -147,7 +147,7 @@ class Packets:
         self._codec = PlainCodec()
         memories, trainer = DeviceMemories(folder / "memories"), cast(Trainer, _Noise())
         rows: Any = [np.empty(0)] * load.devices  # no sample is looked at
-        self._devices = Devices(rule, trainer, self._codec, self._codec, memories, initial, cast(Any, None), rows)
+        self._devices = Devices(rule, trainer, self._codec, self._codec, memories, initial, cast(Any, None), rows, seed=0)
         self.dispatch_s, self.waited_s, self.uplink_bytes = 0.0, 0.0, 0
 
     def write(self, state: ServerState, number: int) -> None:

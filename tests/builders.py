@@ -197,7 +197,15 @@ def link_of(made: Experiment, own: bool = True) -> Devices:
     parts, federation = made.parts, made.federation
     initial = made.initial if own else None
     return Devices(
-        made.rule, made.trainer, federation.uplink, federation.downlink, parts.memories, initial, parts.train, parts.held
+        made.rule,
+        made.trainer,
+        federation.uplink,
+        federation.downlink,
+        parts.memories,
+        initial,
+        parts.train,
+        parts.held,
+        seed=made.recipe.seed,
     )
 
 

@@ -52,16 +52,18 @@ def uploads_of(made: Experiment, change: Change = lambda number, device, update:
 
 
 class Recording(PlainCodec):
-    """Keeps every packet that it encoded."""
+    """Keeps every packet that it encoded, and the seed that it was given."""
 
     def __init__(self) -> None:
         self.packets: list[Packet] = []
+        self.seeds: list[int] = []
 
     def encode(
         self, update: Update, reference: Update | None = None, seed: int = 0, state: Memory | None = None
     ) -> tuple[Packet, Memory | None]:
         packet, state = super().encode(update, reference, seed, state)
         self.packets.append(packet)
+        self.seeds.append(seed)
         return packet, state
 
 

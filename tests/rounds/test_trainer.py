@@ -18,6 +18,7 @@ from fedfit.rounds import trainer
 from fedfit.rounds.evaluate import evaluate
 from fedfit.rounds.optimizers import rate_factor
 from fedfit.settings import TrainingSettings
+from tests.aggregation.watching import record
 from tests.builders import CLASSES, TASK, lora_of, padded_batch, randomise, same_bits, tiny_experiment, tiny_recipe
 
 NOISY = {"training": {"dropout": True}, "adapter": {"dropout": 0.3}}
@@ -246,3 +247,18 @@ def test_a_loss_that_is_not_finite_is_refused_and_leaves_no_trace(tiny_bert: Pat
     made.trainer._settings = sound.recipe.training
     assert same_bits(train(made), expected)
     assert replace(expected, weight=1.0).weight == 1.0
+
+
+def test_a_codecs_seed_is_of_its_own_for_each_packet_and_repeats(tiny_bert: Path) -> None:
+    """Two rounds of two devices, down and up: eight seeds, the same in a second run and others under another seed."""
+
+    def seeds(seed: int) -> list[int]:
+        made = experiment(tiny_bert, federation={"devices": 2, "devices_per_round": 2, "rounds": 2}, seed=seed)
+        codec = record(made)
+        assert len(list(made.run())) == 3
+        return codec.seeds
+
+    first = seeds(0)
+    assert len(set(first)) == len(first) == 8
+    assert seeds(0) == first
+    assert not set(seeds(1)) & set(first)

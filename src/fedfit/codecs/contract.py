@@ -12,8 +12,9 @@ from fedfit.core.update import Memory, Update
 class Codec(Protocol):
     """Turns an update into bytes and back, one for each direction.
 
-    ``state`` is what the sender keeps from packet to packet, as error feedback does; ``None`` for a codec without. Groups that
-    an update marks ``exact`` come back to the bit, whatever the codec does to the others.
+    ``state`` is what the sender keeps from packet to packet, as error feedback does; ``None`` for a codec without. The rounds
+    do not keep one yet: every packet is encoded without. Groups that an update marks ``exact`` come back to the bit, whatever
+    the codec does to the others.
     """
 
     def bits_per_number(self, density: float = 1.0) -> float:

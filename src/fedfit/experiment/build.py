@@ -180,7 +180,7 @@ def assemble(parts: Parts) -> Experiment:
     initial = model.adapter.snapshot()
     model.adapter.reserve(rule.server.max_rank(initial))
     trainer = Trainer(model, parts.trunk, parts.task, training, recipe.seed, settings.rounds)
-    devices = Devices(rule, trainer, uplink, downlink, parts.memories, initial, parts.train, parts.held)
+    devices = Devices(rule, trainer, uplink, downlink, parts.memories, initial, parts.train, parts.held, seed=recipe.seed)
     clock = build_clock(parts, rule, uplink, downlink, initial) if recipe.plan.policy != "none" else None
     federation = Federation(
         rule=rule,

@@ -125,14 +125,15 @@ class Exchange:
         trains = traits.trained(self._round, federation.groups)
         for device in devices:
             rank = federation.ranks[device] if self._plan is None else self._plan.assignments[device].rank
-            seed = derive_seed(federation.seed, "dispatch", self._round, device)
+            origin = Origin(device, derive_seed(federation.seed, "dispatch", self._round, device))
             started = time.perf_counter()
-            update = federation.rule.server.dispatch(state, device, federation.size(rank), seed)
+            update = federation.rule.server.dispatch(state, device, federation.size(rank), origin.seed)
             self.dispatch_seconds += time.perf_counter() - started
             own = update.present - federation.groups
             travels = traits.downlink_groups(self._round, federation.groups) | own
-            packet, _ = federation.downlink.encode(update.only(travels))
-            self._sent[device] = Sent(packet.size_bytes, replace(update, origin=Origin(device, seed)))
+            seed = derive_seed(federation.seed, "downlink", self._round, device)
+            packet, _ = federation.downlink.encode(update.only(travels), seed=seed)
+            self._sent[device] = Sent(packet.size_bytes, replace(update, origin=origin))
             yield Order(self._round, device, packet, trains)
 
     def _read(self, reply: Reply, sent: Update) -> tuple[Update | None, str | None]:

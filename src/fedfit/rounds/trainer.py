@@ -36,6 +36,7 @@ class Devices:
     Args:
         parts: each device's indices into ``samples``.
         initial: the adapter that each device draws itself from the recipe's seed: a rule need not send it.
+        seed: of the run; a codec's draws are from (seed, round, device).
     """
 
     def __init__(
@@ -48,7 +49,10 @@ class Devices:
         initial: Update | None,
         samples: Samples,
         parts: Sequence[np.ndarray],
+        *,
+        seed: int,
     ) -> None:
+        self._seed = seed
         self._rule, self._trainer, self._uplink, self._downlink = rule, trainer, uplink, downlink
         self._memories, self._initial, self._samples, self._parts = memories, initial, samples, parts
 
@@ -78,7 +82,8 @@ class Devices:
             groups = job.update.present
             own = update.present - groups
             travels = self._rule.traits.uplink_groups(order.round, groups) | own
-            packet, _ = self._uplink.encode(update.only(travels), received)
+            seed = derive_seed(self._seed, "uplink", order.round, order.device)
+            packet, _ = self._uplink.encode(update.only(travels), received, seed)
             if kept is not None:
                 self._memories.write(order.device, order.round, kept)
         except UpdateRefused as error:
