@@ -274,7 +274,7 @@ UPDATES = [random_update(n, float(1 + n)) for n in range(5)]
         (("rule=krum",), krum(1)),
         (("rule=norm_bound", "norm_bound.bound=0.5"), norm_bound(0.5)),
     ],
-    ids=str,
+    ids=["median", "trimmed_mean-0.4", "trimmed_mean", "krum-0", "krum", "norm_bound-0.5"],
 )
 def test_a_recipe_names_one_with_its_own_key(overrides: tuple[str, ...], expected: Rule) -> None:
     rule = make_rule(parse_recipe("", [f"federation.{words}" for words in overrides]), 3)
