@@ -1,4 +1,4 @@
-"""What a curve is drawn over: rounds, bytes, or the seconds and joules of the system model."""
+"""The x axes of curves: rounds, bytes sent, or the seconds and joules of the system model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedfit.units import duration_scale, energy_scale
 
 @dataclass(frozen=True)
 class Abscissa:
-    """An x axis. ``series`` gives a run's value after each round, ``None`` for a run that has none.
+    """An x axis. ``series`` returns a run's value after each round, or ``None`` for a run without this quantity.
 
-    ``scale`` turns the largest value into a divisor and a unit; without it the values are counts.
+    ``scale`` maps the largest value to a divisor and a unit; without ``scale`` the values are counts.
     """
 
     label: str
@@ -25,7 +25,7 @@ class Abscissa:
     scale: Callable[[float], tuple[float, str]] | None = None
 
     def place(self, axes: Any, runs: Sequence[RunData]) -> list[list[float] | None]:
-        """Label and limit the x axis of ``axes`` for all ``runs``; returns their values as they are to be drawn."""
+        """Set the label and limits of the x axis for all ``runs``; return each run's values in the unit of the axis."""
         series = [self.series(run) for run in runs]
         known = [value for values in series if values is not None for value in values]
         if self.scale is None:

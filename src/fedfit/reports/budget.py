@@ -1,8 +1,8 @@
 """Runs compared at equal cost and at equal quality.
 
-*Quality-under-Budget* is the best value of a metric that a run reached within so many megabytes, seconds or joules.
-*Cost-to-Target* is what a run had spent when it first reached a value: rounds, megabytes, seconds and joules. Bytes are those
-sent in both directions, seconds and joules those of the system model, and a megabyte is a million bytes.
+*Quality-under-Budget* is the best value of a metric that a run reached within a budget of megabytes, seconds or joules.
+*Cost-to-Target* is the rounds, megabytes, seconds and joules that a run spent until it first reached a value. Bytes count both
+directions, seconds and joules come from the system model, and a megabyte is a million bytes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def _megabytes(run: RunData) -> list[float] | None:
 COSTS: Mapping[str, Callable[[RunData], list[float] | None]] = MappingProxyType(
     {"mb": _megabytes, "s": TIME.series, "j": ENERGY.series}
 )
-"""What a run has spent after each round, by unit; ``None`` where the run was not simulated."""
+"""Unit → function that returns a run's total cost after each round, or ``None`` if the run was not simulated."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The budgets by unit, a unit without one being left out, and the target; a share is given as a share of 1."""
+    """Budgets by unit (only the units that have one) and the target; a target for a share is itself a share of 1."""
 
     budgets: Mapping[str, float]
     target: float
@@ -41,14 +41,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Judged:
-    """Which metric is compared, and which one decides in which round a run stands: the validation set's where all have it."""
+    """The metric to show, and the metric that chooses the round: the same one on validation rows if every run has it."""
 
     shown: Measure
     decides: Measure
 
 
 def judged_by(runs: Sequence[RunData]) -> Judged:
-    """The metric that ``runs`` share; a round is chosen by its value on validation rows, so that test rows decide nothing."""
+    """The metric that ``runs`` share. Its value on validation rows chooses the round, so that test rows decide nothing."""
     shown = Measure.of(common_metric(runs))
     decides = Measure.of(f"validation_{shown.name}")
     measured = shown.part == "test" and all(decides.key in run.keys for run in runs)
@@ -56,10 +56,10 @@ def judged_by(runs: Sequence[RunData]) -> Judged:
 
 
 def limits_of(runs: Sequence[RunData], judged: Judged, asked: Mapping[str, float | None], target: float | None) -> Limits:
-    """The limits that were ``asked`` for, and else: the smallest total of the runs, and their worst final value.
+    """The ``asked`` budgets and the ``target``. Their defaults: the runs' smallest total, and their worst final value.
 
     Raises:
-        RecipeError: for a budget that is not positive, one in a unit that no run has, and a share outside 0 to 1.
+        RecipeError: for a budget that is not positive or in a unit that no run has, or a share outside 0 to 1 as target.
     """
     totals = {unit: [spent[-1] for run in runs if (spent := cost(run)) is not None] for unit, cost in COSTS.items()}
     faults = [fault for unit, budget in asked.items() if budget is not None for fault in _budget_faults(unit, budget, totals)]
@@ -72,7 +72,7 @@ def limits_of(runs: Sequence[RunData], judged: Judged, asked: Mapping[str, float
 
 
 def quality_under_budget(run: RunData, judged: Judged, unit: str, budget: float) -> float | None:
-    """The metric in the run's best round within ``budget``; ``None`` where the run has no such cost or no value."""
+    """The metric in the run's best round within ``budget``; ``None`` if the run lacks this cost or has no value."""
     spent = COSTS[unit](run)
     if spent is None:
         return None
@@ -87,9 +87,9 @@ def quality_under_budget(run: RunData, judged: Judged, unit: str, budget: float)
 
 
 def cost_to_target(run: RunData, judged: Judged, target: float) -> dict[str, float | None] | None:
-    """``round`` and the costs by unit when the run first reached ``target``; ``None`` where it never did.
+    """``round`` and the costs by unit when the run first reached ``target``; ``None`` if it never did.
 
-    A round without evaluation reaches nothing.
+    A round without evaluation cannot reach the target.
     """
     key, sign = judged.decides.key, 1.0 if run.higher_is_better(judged.decides.key) else -1.0
     for place, row in enumerate(run.rounds):
@@ -102,13 +102,13 @@ def cost_to_target(run: RunData, judged: Judged, target: float) -> dict[str, flo
 def _budget_faults(unit: str, budget: float, totals: Mapping[str, Sequence[float]]) -> list[Fault]:
     name = f"--budget-{unit}"
     if not budget > 0:
-        return [Fault(name, budget, "a budget is more than 0")]
-    missing = "no run was simulated; leave it out, or run with plan.policy and a fleet"
+        return [Fault(name, budget, "a budget must be more than 0")]
+    missing = "no run was simulated; leave this budget out, or run with plan.policy and a fleet"
     return [] if totals[unit] else [Fault(name, budget, missing)]
 
 
 def _target(runs: Sequence[RunData], judged: Judged, target: float | None) -> float:
-    """The ``target`` that was asked for, else the worst final value of the runs; NaN where none has one."""
+    """The given ``target``, else the worst final value of the runs; NaN if no run has a value."""
     if target is not None:
         return target
     key = judged.decides.key

@@ -1,4 +1,4 @@
-"""How well the model does on each device's own test rows: a bar a device, or for many the devices in order of their score."""
+"""Figure of the scores on each device's own test rows: one bar per device, or the sorted scores of many devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedfit.reports.style import FAINT, PALETTE, WIDE_INCHES, blank
 
 
 def draw_by_device(run: RunData) -> Any:
-    """The leading metric by device with its mean, after the last evaluation; ``None`` where devices have no test rows."""
+    """Draw a metric of each device and the mean, after the last evaluation; ``None`` if devices have no test rows."""
     rows, measure = run.last_scores(), device_measure(run)
     if measure is None:
         return None
@@ -43,7 +43,7 @@ def draw_by_device(run: RunData) -> Any:
 
 
 def device_measure(run: RunData) -> Measure | None:
-    """The metric that devices are compared by: the headline's name on their own rows, else the first that they have."""
+    """The metric to compare devices by: the headline metric on their own rows, else the first metric that they recorded."""
     rows = run.last_scores()
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""The page's closer look at the final model: scores of each class, and predictions that are confidently wrong."""
+"""The page's sections on the final model: scores of each class, and the most confident wrong predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedfit.reports.read import RunData
 
 
 def closer_look(run: RunData) -> str:
-    """Sections of the page; empty where the run has no evaluation of its end."""
+    """The sections as HTML; empty if the run has no evaluation of its final model."""
     classes, errors = records_of(run, "classes"), records_of(run, "errors")
     parts = []
     if classes:

@@ -1,4 +1,4 @@
-"""The columns of the tables of rounds, runs and devices: which there are, and how a cell is written."""
+"""Columns of the tables of rounds, runs and devices: their headings and the text of their cells."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedfit.units import format_bytes, format_joules, format_seconds, format_sim
 
 @dataclass(frozen=True)
 class Column:
-    """``cell`` writes a row (a record, or a summary); ``total`` that of the foot, from the summary of the run.
+    """A table column. ``cell`` formats a row (a record or a summary), ``total`` the footer from the run's summary.
 
-    Cells of text may be broken into lines.
+    With ``is_text`` a cell may wrap over several lines.
     """
 
     heading: str
@@ -27,7 +27,7 @@ class Column:
 
     @classmethod
     def added_up(cls, heading: str, key: str, written: Callable[[Any], str]) -> Column:
-        """A column of ``key``, with the key of the same name of the summary at its foot; a dash for what is not there."""
+        """A column of ``key`` whose footer is the same key of the summary; a dash for a missing value."""
 
         def cell(row: Mapping[str, Any]) -> str:
             return ABSENT if row.get(key) is None else written(row[key])
@@ -36,64 +36,64 @@ class Column:
 
 
 def round_columns(run: RunData, *, narrow: bool) -> list[Column]:
-    """Columns of a round's record. Rank, simulated time and energy are there where the run has them.
+    """Columns of a round's record; rank, simulated time and energy only if the run has them.
 
-    ``narrow`` is for 80 columns: those then take the places of the second metric and of wall time, and a column for refused
-    updates is there only when there are any.
+    With ``narrow`` the table fits 80 characters: rank, simulated time and energy then replace the second metric and wall time,
+    and refused updates have a column only if there were any.
     """
     ranks, simulated = rank_texts(run), is_simulated([run])
     short = narrow and (simulated or bool(ranks))
     columns = [
         Column("Round", lambda row: str(row["round"]), lambda _: "total"),
         *([Column("Rank", lambda row: ranks.get(row["round"], ABSENT))] if ranks else []),
-        *(_metric(key) for key in (_few_keys(run, short) if narrow else shown_keys(run))),
+        *(_metric_column(key) for key in (_narrow_keys(run, short) if narrow else shown_keys(run))),
         Column("Train loss", lambda row: format_loss(row["train_loss"])),
         *_sent_and_spent(simulated, wall_time=not short, narrow=narrow),
     ]
-    return columns + _refused(any(row.get("refused", 0) for row in run.rounds) or not narrow)
+    return columns + _refused_columns(any(row.get("refused", 0) for row in run.rounds) or not narrow)
 
 
 def shown_keys(run: RunData) -> list[str]:
-    """The metrics of a run, the first one leading; worst device and spread of that one alone."""
+    """The run's metrics, the headline first; only the headline's metric has its worst device and spread as well."""
     name = Measure.of(run.headline).name
     measures = [Measure.of(key) for key in run.keys if key != run.headline]
     return [run.headline, *(found.key for found in measures if found.ending in ("", "mean") or found.name == name)]
 
 
 def run_columns(runs: Sequence[RunData], metric: str, refused: bool) -> list[Column]:
-    """Columns of a run's summary after its name, for 80 columns, led by ``metric``.
+    """Columns of a run's summary without its name, ``metric`` first; the table fits 80 characters.
 
-    Where a run is simulated, its time and energy take the places of the second metric and of wall time.
+    If a run is simulated, simulated time and energy replace the second metric and wall time.
     """
     simulated = is_simulated(runs)
-    second, loss = _second(runs[0], metric), _loss(runs[0], metric)
+    second, loss = _second_metric(runs[0], metric), _loss_metric(runs[0], metric)
     return [
         Column("Rounds", lambda row: format_rounds(row).replace(" of ", "/")),
         Column("Devices", lambda row: format_count(row["devices"])),
-        _bare(metric, metric, "Final"),
-        _bare(metric, "best", "Best"),
-        *([] if simulated or second is None else [_bare(second, second, _short(second))]),
-        *([] if loss is None else [_bare(loss, loss, "Loss")]),
+        _summary_column(metric, metric, "Final"),
+        _summary_column(metric, "best", "Best"),
+        *([] if simulated or second is None else [_summary_column(second, second, _short_heading(second))]),
+        *([] if loss is None else [_summary_column(loss, loss, "Loss")]),
         *_sent_and_spent(simulated, wall_time=not simulated, narrow=True),
-        *_refused(refused),
+        *_refused_columns(refused),
     ]
 
 
 def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Columns of a device's record, the refusal last. What a plan adds, and refusals, are there where some row has them."""
+    """Columns of a device's record, refusals last. Columns of a plan and of refusals appear only if some row has a value."""
     refused = [Column("Refused because", lambda row: str(row.get("refused") or ""), is_text=True)]
     planned = [Column("Rank", lambda row: str(row["rank"] or ABSENT) if row.get("rank") is not None else ABSENT)]
     charged = [
         Column(
             "Frequency (GHz)",
-            _cost(lambda cost: f"{number(cost['frequency_hz']) / 1e9:.3f}" if cost["frequency_hz"] else ABSENT),
+            _cost_cell(lambda cost: f"{number(cost['frequency_hz']) / 1e9:.3f}" if cost["frequency_hz"] else ABSENT),
         ),
-        Column("Stops the next rank", _cost(lambda cost: binding_label(cost["binding"])), is_text=True),
-        Column("Latency, formula", _cost(lambda cost: format_simulated(latency_s(cost["formula"])))),
-        Column("Latency, sent", _cost(lambda cost: format_simulated(latency_s(cost["sent"])))),
-        Column("Energy, formula", _cost(lambda cost: format_joules(energy_j(cost["formula"])))),
-        Column("Energy, sent", _cost(lambda cost: format_joules(energy_j(cost["sent"])))),
-        Column("Energy, spent", _cost(lambda cost: format_joules(number(cost.get("spent_j"))))),
+        Column("Stops the next rank", _cost_cell(lambda cost: binding_label(cost["binding"])), is_text=True),
+        Column("Latency, formula", _cost_cell(lambda cost: format_simulated(latency_s(cost["formula"])))),
+        Column("Latency, sent", _cost_cell(lambda cost: format_simulated(latency_s(cost["sent"])))),
+        Column("Energy, formula", _cost_cell(lambda cost: format_joules(energy_j(cost["formula"])))),
+        Column("Energy, sent", _cost_cell(lambda cost: format_joules(energy_j(cost["sent"])))),
+        Column("Energy, spent", _cost_cell(lambda cost: format_joules(number(cost.get("spent_j"))))),
     ]
     return [
         Column("Device", lambda row: str(row["device"])),
@@ -110,7 +110,7 @@ def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 
 def is_simulated(runs: Sequence[RunData]) -> bool:
-    """Whether some round of some run was charged."""
+    """Whether any round of any run has simulated time or energy."""
     return any(row.get(key) is not None for run in runs for row in run.rounds for key in ("simulated_s", "simulated_j"))
 
 
@@ -120,7 +120,7 @@ def format_count(count: float) -> str:
 
 
 def format_rounds(summary: Mapping[str, Any]) -> str:
-    """``'3 of 5'``, or ``'5'`` when that was all."""
+    """``'3 of 5'``, or ``'5'`` if all planned rounds are done."""
     done, planned = summary["rounds"], summary["rounds_planned"]
     return str(done) if planned in (None, done) else f"{done} of {planned}"
 
@@ -136,36 +136,36 @@ def _sent_and_spent(simulated: bool, *, wall_time: bool, narrow: bool) -> list[C
     ]
 
 
-def _refused(shown: bool) -> list[Column]:
+def _refused_columns(shown: bool) -> list[Column]:
     column = Column("Refused", lambda row: format_count(row.get("refused", 0)), lambda row: format_count(row["refused"]))
     return [column] if shown else []
 
 
-def _metric(key: str) -> Column:
+def _metric_column(key: str) -> Column:
     measure = Measure.of(key)
     return Column(measure.heading, lambda row: measure.written(row.get(key)))
 
 
-def _bare(metric: str, key: str, heading: str) -> Column:
-    """Of a summary's ``key``, written as ``metric`` is, its unit in the heading."""
+def _summary_column(metric: str, key: str, heading: str) -> Column:
+    """A column of the summary's ``key`` in the format of ``metric``, with the unit in the heading."""
     measure = Measure.of(metric)
     unit = " %" if measure.is_share else ""
     return Column(heading + unit, lambda row: measure.bare(row.get(key)))
 
 
-def _short(key: str) -> str:
-    """A heading of few letters: ``F1`` for macro-F1."""
+def _short_heading(key: str) -> str:
+    """A short heading: ``F1`` for macro-F1."""
     return {"macro_f1": "F1", "accuracy": "Acc."}.get(Measure.of(key).name, Measure.of(key).heading)
 
 
-def _few_keys(run: RunData, short: bool) -> list[str]:
-    """The leading metric, a second one unless ``short``, and the loss."""
-    second, loss = _second(run, run.headline), _loss(run, run.headline)
+def _narrow_keys(run: RunData, short: bool) -> list[str]:
+    """The headline, a second metric unless ``short``, and the loss."""
+    second, loss = _second_metric(run, run.headline), _loss_metric(run, run.headline)
     return [run.headline, *([] if short or second is None else [second]), *([] if loss is None else [loss])]
 
 
-def _second(run: RunData, first: str) -> str | None:
-    """The metric after ``first``: the worst device's, else the next one on the same part."""
+def _second_metric(run: RunData, first: str) -> str | None:
+    """The metric to show after ``first``: its value on the worst device, else the next metric on the same part."""
     leading = Measure.of(first)
     others = [found for found in map(Measure.of, run.keys) if found.key != first and found.part == leading.part]
     worst = [found.key for found in others if found.name == leading.name and found.ending == "worst"]
@@ -173,12 +173,12 @@ def _second(run: RunData, first: str) -> str | None:
     return next(iter([*worst, *like]), None)
 
 
-def _loss(run: RunData, first: str) -> str | None:
+def _loss_metric(run: RunData, first: str) -> str | None:
     leading = Measure.of(first)
     losses = [found for found in map(Measure.of, run.keys) if found.is_loss and found.key != first]
     like = [found.key for found in losses if (found.part, found.ending) == (leading.part, leading.ending)]
     return next(iter(like), None)
 
 
-def _cost(written: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:
+def _cost_cell(written: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: ABSENT if row.get("cost") is None else written(row["cost"])

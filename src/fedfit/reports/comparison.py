@@ -1,4 +1,4 @@
-"""What ``fedfit compare`` prints beside the summaries: quality at equal cost, cost at equal quality, recipes side by side."""
+"""Tables of ``fedfit compare``: quality at equal cost, cost at equal quality, and the differences between recipes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSET = "unset"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, the metric by which they are compared, and the limits."""
+    """The runs to compare, their metric, and the limits."""
 
     runs: Sequence[RunData]
     judged: Judged
@@ -32,13 +32,13 @@ class Comparison:
         """A comparison within ``budgets`` by unit (``mb``, ``s``, ``j``) and to ``target``; see ``budget.limits_of``.
 
         Raises:
-            RecipeError: for limits that cannot be.
+            RecipeError: for invalid limits.
         """
         judged = judged_by(runs)
         return cls(runs, judged, limits_of(runs, judged, budgets, target))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that is printed, as plain values; a run that misses the target, or has no value, has null."""
+        """Everything that the tables print, as JSON values; null for a run that misses the target or has no value."""
         names, limits = display_names(self.runs), self.limits
         qualities = [
             {unit: quality_under_budget(run, self.judged, unit, budget) for unit, budget in limits.budgets.items()}
@@ -63,13 +63,13 @@ class Comparison:
         }
 
     def tables(self) -> list[tuple[str, Table]]:
-        """The tables for a terminal with their titles, the summaries first; that of equal recipes is left out."""
+        """Titles and tables for a terminal, the summaries first; equal recipes give no table of differences."""
         judged, wanted = self.judged, self.judged.decides.written(self.limits.target)
         chosen = "" if judged.decides == judged.shown else f" (the round is chosen by {judged.decides.label})"
         found = [
             (capital(judged.shown.label), compare_table(self.runs)),
             (f"Quality-under-Budget: best {judged.shown.label} within a budget{chosen}", self._quality_table()),
-            (f"Cost-to-Target: spent until {judged.decides.label} is {wanted}", self._cost_table()),
+            (f"Cost-to-Target: cost until {judged.decides.label} reaches {wanted}", self._cost_table()),
         ]
         return found + ([("Recipes differ in", _differences_table(self.runs))] if differences(self.runs) else [])
 
@@ -91,7 +91,7 @@ class Comparison:
 
 
 def differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
-    """The keys of the recipes in which ``runs`` differ, but for the name, and each run's value; ``unset`` without one."""
+    """Recipe keys, except the name, in which ``runs`` differ, with each run's value; ``unset`` if its recipe lacks the key."""
     recipes = [dict(_flat(run.recipe)) for run in runs]
     keys = [key for key in dict.fromkeys(key for recipe in recipes for key in recipe) if key != "name"]
     values = {key: [recipe.get(key, UNSET) for recipe in recipes] for key in keys}
@@ -99,7 +99,7 @@ def differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``section.key`` and value of every key; an empty list counts as unset."""
+    """Yield ``section.key`` and its value for every key; an empty list counts as unset."""
     for name, value in table.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

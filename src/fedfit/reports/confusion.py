@@ -1,4 +1,4 @@
-"""The closer look at a classifier: its confusion matrix, scores of each class, and predictions that are wrong."""
+"""The final evaluation of a classifier: confusion matrix, scores of each class, and wrong predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCORES = ("precision", "recall", "f1")
 
 
 def draw_confusion(run: RunData) -> Any:
-    """Shares of each true class by predicted class, with the counts where they fit; ``None`` without a matrix."""
+    """Draw the shares of each true class by predicted class, with counts if they fit; ``None`` without a matrix."""
     found = confusion_of(run)
     if found is None:
         return None
@@ -45,10 +45,10 @@ def draw_confusion(run: RunData) -> Any:
 
 
 def confusion_of(run: RunData) -> tuple[list[str], np.ndarray] | None:
-    """Class names and counts ``(true, predicted)``; ``None`` where the evaluation has none.
+    """Class names and counts ``(true, predicted)``; ``None`` if the evaluation has no matrix.
 
     Raises:
-        RunFolderError: for a matrix that is none.
+        RunFolderError: for a malformed matrix.
     """
     evaluation = run.evaluation or {}
     if "confusion" not in evaluation:
@@ -62,10 +62,10 @@ def confusion_of(run: RunData) -> tuple[list[str], np.ndarray] | None:
 
 
 def records_of(run: RunData, key: str) -> list[dict[str, Any]]:
-    """The objects under ``key`` of the evaluation (``classes``, ``errors``); none where it has no such key.
+    """The objects under ``key`` of the evaluation (``classes``, ``errors``); an empty list if the key is missing.
 
     Raises:
-        RunFolderError: for anything but a list of objects, and for scores that are neither numbers nor null.
+        RunFolderError: for anything but a list of objects, or for scores that are neither numbers nor null.
     """
     found = (run.evaluation or {}).get(key, [])
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):

@@ -1,4 +1,4 @@
-"""What a run was charged by the system model, out of its records: seconds, joules, ranks and what binds them."""
+"""The system model's charges in a run's records: seconds, joules, ranks, and the limits that bind the ranks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedfit.reports.files import CHARGE
 from fedfit.reports.read import RunData, number
 
 REFUSED = "refused"
-"""In place of what binds, for a device that does not count: it could not take part (its rank is 0), or was late."""
-CHARGE_WORDS = {"sent": "all that is sent", "formula": "eq. 5's parameters"}
-"""What the charge that decides counts."""
+"""Replaces the binding limit of a device that does not count: its rank is 0, or its update was refused."""
+CHARGE_WORDS = {"sent": "all bytes sent", "formula": "the parameters of eq. 5"}
+"""Charge → the traffic that it counts, for titles and captions."""
 
 
 @dataclass(frozen=True)
 class DeviceRank:
-    """The rank of one device in one round, and the word for what stops the next one."""
+    """The rank of one device in one round; ``word`` is the limit that stops the next higher rank."""
 
     round: int
     device: int
@@ -31,15 +31,15 @@ class DeviceRank:
 
 
 def total_simulated(run: RunData, key: str) -> float | None:
-    """``simulated_s`` or ``simulated_j`` of all finished rounds, ``None`` where no round was charged."""
+    """``simulated_s`` or ``simulated_j`` summed over all finished rounds; ``None`` if no round was charged."""
     values = [row.get(key) for row in run.rounds if row["round"] > 0]
     return None if all(value is None for value in values) else float(sum(value for value in values if value is not None))
 
 
 def since_the_start(run: RunData, key: str) -> list[float] | None:
-    """``simulated_s`` or ``simulated_j`` added up, one value a round; round 0 is at 0.
+    """Running total of ``simulated_s`` or ``simulated_j``, one value per round; round 0 is at 0.
 
-    ``None`` where no round was charged. A single round that was not charged adds nothing.
+    ``None`` if no round was charged. A single round without a charge adds nothing.
     """
     if total_simulated(run, key) is None:
         return None
@@ -47,16 +47,16 @@ def since_the_start(run: RunData, key: str) -> list[float] | None:
 
 
 def device_ranks(run: RunData) -> list[DeviceRank]:
-    """Every device of every finished round that has a rank."""
+    """One entry for each device with a rank, in each finished round."""
     return [
-        DeviceRank(row["round"], row["device"], row["rank"], _word(row))
+        DeviceRank(row["round"], row["device"], row["rank"], _binding_word(row))
         for row in run.finished_devices()
         if row.get("rank") is not None
     ]
 
 
 def rank_texts(run: RunData) -> dict[int, str]:
-    """Round → its common rank, or ``'4–32'`` where devices have their own; those that could not take part do not count."""
+    """Round → its common rank, or the range ``'4–32'`` of the devices' own ranks; devices of rank 0 do not count."""
     texts = {row["round"]: str(row["rank"]) for row in run.rounds if row.get("rank") is not None}
     spread: dict[int, list[int]] = {}
     for entry in device_ranks(run):
@@ -67,9 +67,9 @@ def rank_texts(run: RunData) -> dict[int, str]:
 
 
 def ledger(run: RunData) -> tuple[list[int], npt.NDArray[np.float64]] | None:
-    """Device numbers, and ``(devices, 6)`` seconds and joules under the names of ``CHARGE``, summed over the finished rounds.
+    """Device numbers, and ``(devices, 6)`` seconds and joules in the order of ``CHARGE``, summed over the finished rounds.
 
-    Of the charge that decides; ``None`` where no device was charged. What was not finite adds nothing.
+    Sums the deciding charge; ``None`` if no device was charged. A value that is not finite adds nothing.
     """
     summed: dict[int, npt.NDArray[np.float64]] = {}
     for row in run.finished_devices():
@@ -84,12 +84,12 @@ def ledger(run: RunData) -> tuple[list[int], npt.NDArray[np.float64]] | None:
 
 
 def latency_s(charge: Mapping[str, Any]) -> float:
-    """Equation 11; NaN where a part was not finite."""
+    """Latency in seconds (equation 11); NaN if a part is not finite."""
     return _charge(charge).latency_s
 
 
 def energy_j(charge: Mapping[str, Any]) -> float:
-    """Equation 12; NaN where a part was not finite."""
+    """Energy in joules (equation 12); NaN if a part is not finite."""
     return _charge(charge).energy_j
 
 
@@ -97,7 +97,7 @@ def _charge(values: Mapping[str, Any]) -> Charge[float]:
     return Charge(**{key: number(values[key]) for key in CHARGE})
 
 
-def _word(row: Mapping[str, Any]) -> str:
+def _binding_word(row: Mapping[str, Any]) -> str:
     if row["rank"] == 0 or row.get("refused"):
         return REFUSED
     return "none" if row.get("cost") is None else str(row["cost"]["binding"])

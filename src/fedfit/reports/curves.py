@@ -1,4 +1,4 @@
-"""The curves of a run's metrics: one figure a unit, so that each has one y axis."""
+"""Curves of a run's metrics: one figure per unit, so that each figure has one y axis."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from fedfit.reports.read import RunData, number
 from fedfit.reports.style import FAINT, SINGLE_INCHES, blank, line_look
 
 OVER = {"": ROUNDS, "_time": TIME, "_energy": ENERGY}
-"""The x axes, by what they add to the name of a figure."""
+"""Suffix of a figure's name → its x axis."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Metrics of one unit, the first one leading; ``name`` is that of their figure."""
+    """Metrics of one unit, the most important first; ``name`` is the name of their figure."""
 
     name: str
     measures: tuple[Measure, ...]
 
     @property
     def is_loss(self) -> bool:
-        """Whether these are losses, which the training loss joins."""
+        """Whether the metrics are losses; their figure then shows the training loss as well."""
         return self.measures[0].is_loss
 
     @property
     def title(self) -> str:
-        """``Accuracy``."""
+        """Title of the figure: ``Accuracy``."""
         return capital(self.measures[0].word)
 
     @property
     def axis(self) -> str:
-        """For the y axis, with the unit: ``Accuracy and macro-F1 (%)``."""
+        """Label of the y axis with the unit: ``Accuracy and macro-F1 (%)``."""
         words = list(dict.fromkeys(measure.word for measure in self.measures))
         if self.is_loss:
             return "Cross-entropy (nats)"
@@ -44,14 +44,14 @@ class Group:
 
     @property
     def parts(self) -> list[str]:
-        """The parts that its metrics were measured on."""
+        """The parts that the metrics were measured on (``test``, ``validation`` …), each once."""
         return list(dict.fromkeys(measure.part for measure in self.measures))
 
 
 def groups(run: RunData) -> list[Group]:
-    """Groups of the run's metrics, that of the headline first: shares, losses, and each other metric by itself.
+    """The run's metrics in groups, the headline's group first: shares, losses, and every other metric alone.
 
-    Of figures over devices the headline's mean and worst are drawn, and the mean loss; the tables have the others.
+    Of the statistics over devices, figures show the headline's mean and worst device and the mean loss; tables show the rest.
     """
     measures = [Measure.of(key) for key in dict.fromkeys([run.headline, *run.keys])]
     name = measures[0].name
@@ -63,7 +63,7 @@ def groups(run: RunData) -> list[Group]:
 
 
 def curves(run: RunData) -> dict[str, Callable[[RunData], Any]]:
-    """The figures of a run's metrics by name; the leading group and the losses also over time and energy."""
+    """Name → draw function of each metrics figure; the headline's group and the losses also over time and energy."""
     found = groups(run)
     leading = [group for number, group in enumerate(found) if number == 0 or group.is_loss]
     shown = [*leading, *(group for group in found if group not in leading)]
@@ -75,9 +75,9 @@ def curves(run: RunData) -> dict[str, Callable[[RunData], Any]]:
 
 
 def draw_curves(run: RunData, group: Group, over: Abscissa) -> Any:
-    """The metrics of ``group`` over ``over``; ``None`` where the run has no such axis.
+    """Draw the metrics of ``group`` over the axis ``over``; ``None`` if the run lacks this axis.
 
-    A round without evaluation has no point, and the line goes on past it; one whose value was not finite leaves a gap.
+    The line passes over a round without evaluation; a value that is not finite leaves a gap.
     """
     if over.series(run) is None:
         return None
@@ -88,7 +88,7 @@ def draw_curves(run: RunData, group: Group, over: Abscissa) -> Any:
     for index, (key, factor, label) in enumerate(lines):
         places, values = curve(run, key, x)
         look = line_look(index, len(places))
-        # Metrics often coincide; the first, which people look for, lies on top.
+        # Curves often coincide: the first metric, the most important one, lies on top.
         axes.plot(places, [factor * value for value in values], label=label, zorder=3 - index / len(lines), **look)
     if run.partition is not None and any(measure.name == "accuracy" for measure in group.measures):
         classes = len(run.partition["labels"])
@@ -99,7 +99,7 @@ def draw_curves(run: RunData, group: Group, over: Abscissa) -> Any:
 
 
 def curve(run: RunData, key: str, x: list[float]) -> tuple[list[float], list[float]]:
-    """Those of ``x``, which has a place for each round, and the values of ``key``, where a round recorded it."""
+    """The x and y values of ``key`` in the rounds that recorded it; ``x`` has one entry per round."""
     points = [(place, number(row[key])) for place, row in zip(x, run.rounds, strict=True) if key in row]
     return [place for place, _ in points], [value for _, value in points]
 
@@ -111,5 +111,5 @@ def _is_drawn(measure: Measure, headline: str) -> bool:
 
 
 def _label(group: Group, measure: Measure) -> str:
-    """Of losses the axis says what they are: ``test``."""
+    """Legend text; for losses only the part (``test``), since the axis names the loss."""
     return measure.label.replace(f" {measure.word}", "", 1) if group.is_loss else measure.label

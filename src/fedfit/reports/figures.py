@@ -1,6 +1,6 @@
 """The figures of one run.
 
-Everything is drawn outside pyplot, so that no figure outlives its function and no backend is chosen for the caller.
+No figure uses pyplot: a figure is freed after use, and the caller's backend stays unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fedfit.reports.style import (
 
 
 def write_figures(run: RunData, folder: Path) -> list[Path]:
-    """Draw every entry of ``figures_of`` into ``folder``, as PNG and SVG. A figure that the run has nothing for is left out."""
+    """Draw every entry of ``figures_of`` into ``folder``, as PNG and SVG; return the paths. Skips figures without data."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with drawing():
@@ -45,7 +45,7 @@ def write_figures(run: RunData, folder: Path) -> list[Path]:
 
 
 def draw_bytes(run: RunData) -> Any:
-    """What was sent: by round, and added up with one direction stacked on the other."""
+    """Draw the bytes sent by round, and their running total with the two directions stacked."""
     figure, (by_round, added_up) = blank(WIDE_INCHES, ncols=2)
     rounds, up, down = run.series("round"), run.series("uplink_bytes"), run.series("downlink_bytes")
     _draw_bytes_by_round(by_round, rounds, up, down)
@@ -62,7 +62,7 @@ def draw_bytes(run: RunData) -> Any:
 
 
 def draw_seconds(run: RunData) -> Any:
-    """Wall time of every round."""
+    """Draw the wall time of every round."""
     figure, axes = blank((WIDE_INCHES[0], 3.2))
     rounds, seconds = run.series("round"), run.series("seconds")
     divisor, unit = seconds_scale(max(seconds))
@@ -103,9 +103,9 @@ FIGURES: dict[str, Callable[[RunData], Any]] = {
     "bytes": draw_bytes,
     "seconds": draw_seconds,
 }
-"""The figures beside those of the metrics."""
+"""Name → draw function of every figure except those of the metrics."""
 
 
 def figures_of(run: RunData) -> dict[str, Callable[[RunData], Any]]:
-    """All figures by name, in the order of the page."""
+    """Name → draw function of all figures, in the order of the page."""
     return {**curves(run), **FIGURES}

@@ -1,4 +1,4 @@
-"""The files of a run folder, parsed and held to their form; a damaged one is named with its line."""
+"""Parses and checks the files of a run folder; an error names the damaged file and line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fedfit.errors import RunFolderError
 from fedfit.records import PREFIXES
 
 PLANNED = ("rank", "simulated_s", "simulated_j")
-"""Of a round, where rounds are planned; null or not there at all elsewhere."""
+"""Keys of a planned round; null or missing in other rounds."""
 TIME_PARTS, ENERGY_PARTS = ("compute", "uplink", "downlink"), ("compute", "uplink", "circuit")
 CHARGE = (*(f"{part}_s" for part in TIME_PARTS), *(f"{part}_j" for part in ENERGY_PARTS))
-"""The keys of a charge in ``cost.formula`` and ``cost.sent``; null for what is not finite (no link at all)."""
+"""The keys of a charge in ``cost.formula`` and ``cost.sent``; null for a value that is not finite (a device without a link)."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The one JSON object of ``path``, or ``None`` where there is no such file."""
+    """The JSON object in ``path``, or ``None`` if the file does not exist."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path, required: Sequence[str], nullable: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The objects in the lines of ``path``; none where there is no file.
+    """Yield the JSON object of each line of ``path``; nothing if the file does not exist.
 
     Args:
         required: keys that hold a number in every line.
@@ -60,7 +60,7 @@ def read_lines(path: Path, required: Sequence[str], nullable: Sequence[str]) -> 
                 try:
                     yield _parse_line(line, required, nullable)
                 except (ValueError, RecursionError) as error:
-                    # Only the last line can lack its newline: the writer was stopped in the middle of it.
+                    # Only the last line can lack its newline: its writer was interrupted.
                     if line.endswith(b"\n"):
                         raise damaged(f"{path}, line {count}", str(error)) from error
     except OSError as error:
@@ -110,9 +110,9 @@ def _is_number_or_null(value: object) -> bool:
 
 
 def damaged(where: str, reason: str) -> RunFolderError:
-    """The error for a file, or a line of one, that cannot be used."""
+    """The error for the damaged file or line ``where``."""
     return RunFolderError(f"{where} is damaged ({reason}): restore it, or run the recipe again with `--force`")
 
 
 def _unreadable(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{path} cannot be read ({error.strerror}): mend its permissions and try again")
+    return RunFolderError(f"{path} cannot be read ({error.strerror}): fix its permissions and try again")

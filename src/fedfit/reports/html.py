@@ -1,4 +1,4 @@
-"""One self-contained page for a run. Every text that comes from the run is escaped; figures are inlined as data."""
+"""Writes a run's self-contained page. Every text of the run is escaped; figures are inlined as data."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def write_html(run: RunData, figures: Sequence[Path], path: Path) -> Path:
-    """Write the report of ``run`` to ``path``, whole or not at all.
+    """Write the report of ``run`` to ``path`` atomically; return ``path``.
 
-    Of a figure given as SVG and PNG the SVG is taken.
+    If a figure exists as SVG and PNG, the page shows the SVG.
     """
     page = PAGE.substitute(
         title=escape(run.name),
         css=CSS,
         state=_state(run),
         tiles=_tiles(run, summary_rows(run)),
-        figures="\n".join(_figure(run, file) for file in _one_of_each(figures)),
+        figures="\n".join(_figure(run, file) for file in _prefer_svg(figures)),
         closer=closer_look(run),
         rounds=table(round_columns(run, narrow=False), run.rounds),
         devices=_devices(run),
@@ -51,7 +51,7 @@ def _state(run: RunData) -> str:
     state = status(run)
     rounds = format_rounds(summary_rows(run))
     if state == "unfinished":
-        remedy = "<code>fedfit resume</code> goes on with it"
+        remedy = "<code>fedfit resume</code> continues the run"
         return f'<strong class="open">Unfinished</strong>: {rounds} rounds so far; {remedy}.'
     return f"<strong>{state.capitalize()}</strong>: {rounds} rounds."
 
@@ -64,14 +64,14 @@ def _tiles(run: RunData, summary: Mapping[str, Any]) -> str:
         (capital(first.label), first.written(summary.get(first.key)), last),
         (f"Best {first.word}", first.written(summary[f"best_{first.name}"]), best_round),
         *((measure.heading, measure.written(summary.get(measure.key)), measure.unit.strip("%") or last) for measure in others),
-        ("Devices", format_count(summary["devices"]), "that hold data"),
+        ("Devices", format_count(summary["devices"]), "with data"),
         ("Uplink", format_bytes(summary["uplink_bytes"]), "in total"),
         ("Downlink", format_bytes(summary["downlink_bytes"]), "in total"),
         *_simulated_tiles(summary),
         (
             "Time",
             format_seconds(summary["seconds"]),
-            "in total" if summary["simulated_s"] is None else "of the simulation itself",
+            "in total" if summary["simulated_s"] is None else "wall time of the run",
         ),
         ("Refused updates", format_count(summary["refused"]), "left out of the average"),
     )
@@ -90,7 +90,8 @@ def _simulated_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _one_of_each(figures: Sequence[Path]) -> list[Path]:
+def _prefer_svg(figures: Sequence[Path]) -> list[Path]:
+    """One file per figure name: the SVG if it exists, else the PNG."""
     chosen: dict[str, Path] = {}
     for file in figures:
         if file.stem not in chosen or file.suffix == ".svg":
@@ -113,13 +114,13 @@ def _devices(run: RunData) -> str:
     if not rows:
         return '<p class="note">No device has taken part in a finished round yet.</p>'
     among = f"The first {SHOWN_DEVICES} of {len(rows):,}" if len(rows) > SHOWN_DEVICES else f"All {len(rows)}"
-    note = f'<p class="note">{among} devices that took part in round {run.rounds[-1]["round"]}; all in devices.jsonl.</p>'
+    note = f'<p class="note">{among} devices that took part in round {run.rounds[-1]["round"]}; devices.jsonl lists all.</p>'
     return table(device_columns(rows), rows[:SHOWN_DEVICES]) + note
 
 
 def _environment(environment: Mapping[str, Any]) -> str:
     if not environment:
-        return '<p class="note">The run kept no environment.json.</p>'
+        return '<p class="note">The run folder has no environment.json.</p>'
     rows = "\n".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _flatten(environment))
     return f'<div class="scroll"><table class="text"><tbody>\n{rows}\n</tbody></table></div>'
 

@@ -1,4 +1,4 @@
-"""A table of the page."""
+"""Tables of the page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from fedfit.reports.columns import Column
 
 DENSE_COLUMNS = 12
-"""More columns than this stand closer together."""
+"""Tables of more columns than this have smaller letters and gaps."""
 
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Headings break at spaces, and so do the cells of a column of text; numbers stay on one line, at the right.
+    """A table as HTML. Headings and cells of text wrap at spaces; numbers stay on one line, aligned right.
 
-    With many columns the letters are smaller, so that the table needs no scrolling on a screen of 1,200 pixels.
+    A table of many columns has smaller letters, so that it fits a screen of 1,200 pixels without scrolling.
     """
     kind = ' class="dense"' if len(columns) > DENSE_COLUMNS else ""
     head = _cells("th", columns, [column.heading for column in columns])

@@ -1,4 +1,4 @@
-"""How the classes are spread over the devices: bars for a few devices, a heat map for any number of them."""
+"""Figure of the classes by device: bars for a few devices, a heat map for many."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fedfit.reports.style import FAINT, GRID, PALETTE, WIDE_INCHES, blank, plain
 
 MAX_BARS = 40
 MAX_COLUMNS = 800
-"""Columns of the heat map; more devices than this share columns, or one would be thinner than a pixel."""
+"""Most columns of the heat map; more devices than this share columns, since a column each would be thinner than a pixel."""
 MAX_NAMED_CLASSES = 25
 
 Counts = npt.NDArray[np.float64]
-"""``(devices, classes)`` training samples; or their shares in a device."""
+"""``(devices, classes)``: training samples, or each class's share of the device's samples."""
 
 
 def draw_labels(run: RunData) -> Any:
-    """The figure that suits the number of devices and classes; ``None`` when the run kept no partition."""
+    """Draw bars or a heat map, by the number of devices and classes; ``None`` if the run has no partition."""
     if run.partition is None:
         return None
     names = [plain(label) for label in run.partition["labels"]]
@@ -32,9 +32,9 @@ def draw_labels(run: RunData) -> Any:
 
 
 def arrange(counts: Counts) -> Counts:
-    """``counts`` with like devices side by side: by largest class, its share falling, devices without samples last.
+    """``counts`` with similar devices side by side: by largest class, then by its falling share, empty devices last.
 
-    In order of their numbers, devices that share a column would average to the mean of all, and hide the skew.
+    In the order of device numbers, the devices of one column would average to the overall mean and hide the skew.
     """
     shares = to_shares(counts)
     empty = counts.sum(axis=1) == 0
@@ -45,14 +45,14 @@ def arrange(counts: Counts) -> Counts:
 
 
 def to_shares(counts: Counts) -> Counts:
-    """Each device's samples as shares of 1; NaN where it has none."""
+    """Each device's samples as shares of 1; NaN for a device without samples."""
     totals = counts.sum(axis=1, keepdims=True)
     shares: Counts = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     return shares
 
 
 def pool(values: Counts, columns: int = MAX_COLUMNS) -> Counts:
-    """Means of neighbouring rows, at most ``columns`` of them."""
+    """Means of neighbouring rows, so that at most ``columns`` rows remain."""
     if len(values) <= columns:
         return values
     starts = np.linspace(0, len(values), columns, endpoint=False).astype(int)
@@ -90,7 +90,7 @@ def _draw_heat_map(names: list[str], counts: Counts) -> Any:
     heat.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     heat.set_facecolor(GRID)
     without = int((counts.sum(axis=1) == 0).sum())
-    note = f"; grey: the {without:,} without samples" if without else ""
+    note = f"; grey: {without:,} without samples" if without else ""
     heat.set_xlabel(f"{len(counts):,} devices, ordered by their largest class{note}")
     if len(names) <= MAX_NAMED_CLASSES:
         heat.set_yticks(range(len(names)), names)
@@ -103,7 +103,7 @@ def _draw_heat_map(names: list[str], counts: Counts) -> Any:
 
 
 def _draw_sizes(axes: Any, samples: Counts) -> None:
-    """Samples of every device in the order of the heat map below."""
+    """Draw the samples of every device, in the order of the heat map below."""
     pooled = pool(samples[:, None])[:, 0]
     edges = np.linspace(0, len(samples), len(pooled) + 1)
     axes.stairs(pooled, edges, fill=True, color=FAINT)

@@ -1,4 +1,4 @@
-"""What each device was charged in the whole run: its seconds and joules, part by part."""
+"""Figure of each device's seconds and joules in the whole run, part by part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fedfit.reports.style import PART_COLOURS, WIDE_INCHES, blank
 from fedfit.units import duration_scale, energy_scale
 
 COLUMNS = 200
-"""More would make a fringe of the borders between the parts."""
+"""Most columns of the areas; with more, the borders between the parts look frayed."""
 
 Table = npt.NDArray[np.float64]
 """``(devices, parts)``, in the unit of the axis."""
 
 
 def draw_ledger(run: RunData) -> Any:
-    """Stacked bars by device; for many devices areas, devices ordered by their total. ``None`` where nothing was charged."""
+    """Draw stacked bars by device, or for many devices areas sorted by total; ``None`` if no device was charged."""
     charged = ledger(run)
     if charged is None:
         return None
@@ -59,8 +59,8 @@ def _draw_bars(axes: Any, devices: list[int], table: Table, parts: tuple[str, ..
     axes.set_xlabel("Device")
 
 
-def _draw_areas(axes: Any, table: Table, parts: tuple[str, ...], what: str) -> None:
-    """Like devices stand side by side, so that those which share a column of the picture do not hide one another."""
+def _draw_areas(axes: Any, table: Table, parts: tuple[str, ...], total_name: str) -> None:
+    """Draw areas over the devices sorted by total, so that the devices which share a column have similar totals."""
     ordered = table[np.argsort(table.sum(axis=1), kind="stable")]
     pooled = pool(ordered, COLUMNS)
     edges = np.linspace(0, len(table), len(pooled) + 1)
@@ -70,4 +70,4 @@ def _draw_areas(axes: Any, table: Table, parts: tuple[str, ...], what: str) -> N
         floor = floor + heights
     axes.set_xlim(0, len(table))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_xlabel(f"{len(table):,} devices, ordered by their {what}")
+    axes.set_xlabel(f"{len(table):,} devices, ordered by their {total_name}")

@@ -1,7 +1,7 @@
-"""Measured values by their full names in ``rounds.jsonl``: how each is called, in which unit it is shown, and how written.
+"""Metrics by their full names in ``rounds.jsonl``: display names, units and number formats.
 
-A full name has a part (``test``: the model or the rows that it was measured on), the metric's own name, and where it is a
-figure over devices an ending: ``personal_accuracy_worst``.
+A full name joins the part (``test``: the model or the rows measured), the metric's own name and, for a statistic over devices,
+an ending: ``personal_accuracy_worst``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fedfit.records import PREFIXES
 
 ABSENT = "–"
 ENDINGS = ("mean", "worst", "spread")
-"""Of what sums up the devices; the spread is a standard deviation."""
+"""Endings of statistics over devices; the spread is a standard deviation."""
 
 _SHARES = ("accuracy", "f1", "precision", "recall", "exact_match")
 _LOSSES = ("loss",)
@@ -23,12 +23,12 @@ _WORDS = {
     "mcc": "MCC",
     "kl": "KL",
 }
-"""How metrics are called whose names are not plain words already."""
+"""Display names of metrics whose own names are not plain words."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A full name, taken apart. ``part`` and ``ending`` are empty where the name has none."""
+    """A full name, split into its pieces; ``part`` and ``ending`` are empty if the name has none."""
 
     key: str
     part: str
@@ -46,67 +46,67 @@ class Measure:
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share of 1, shown in percent."""
+        """Whether the metric is a share of 1, shown in percent."""
         return self.name.endswith(_SHARES)
 
     @property
     def is_loss(self) -> bool:
-        """Whether it is a mean cross-entropy, in nats."""
+        """Whether the metric is a mean cross-entropy, in nats."""
         return self.name in _LOSSES
 
     @property
     def factor(self) -> float:
-        """Turns the value as recorded into the value as shown."""
+        """Factor from the recorded value to the displayed value."""
         return 100.0 if self.is_share else 1.0
 
     @property
     def unit(self) -> str:
-        """``%``, ``nats`` or nothing."""
+        """``%``, ``nats`` or an empty text."""
         return "%" if self.is_share else "nats" if self.is_loss else ""
 
     @property
     def word(self) -> str:
-        """The metric itself: ``macro-F1``."""
+        """The metric's display name: ``macro-F1``."""
         return _WORDS.get(self.name, self.name.replace("_", " "))
 
     @property
     def label(self) -> str:
-        """For legends: ``test accuracy``, ``personal accuracy, worst device``."""
+        """Text for legends: ``test accuracy``, ``personal accuracy, worst device``."""
         ending = {"mean": ", mean over devices", "worst": ", worst device", "spread": ", spread over devices"}
         return f"{self.part} {self.word}".strip() + ending.get(self.ending, "")
 
     @property
     def heading(self) -> str:
-        """For tables; on the test set a metric's own name is enough, but for a loss: ``Accuracy``, ``Test loss``."""
+        """Heading for tables, without ``test`` except for a loss: ``Accuracy``, ``Test loss``."""
         named = self.word if self.part == "test" and not self.is_loss else f"{self.part} {self.word}".strip()
         return capital(f"{named} {self.ending}".strip())
 
     @property
     def axis(self) -> str:
-        """For a y axis: ``Test accuracy (%)``."""
+        """Label for a y axis: ``Test accuracy (%)``."""
         return capital(self.label) + (f" ({self.unit})" if self.unit else "")
 
     def written(self, value: float | None) -> str:
-        """``0.88534`` as ``88.53 %``, a loss as ``0.3457``; a dash for a value that was not measured."""
+        """``value`` as text: ``88.53 %`` for the share 0.88534, ``0.3457`` for a loss, a dash for a missing value."""
         return format_share(value) if self.is_share else format_loss(value) if self.is_loss else _four_digits(value)
 
     def bare(self, value: float | None) -> str:
-        """The same without the unit."""
+        """``value`` as text without the unit."""
         return self.written(value).removesuffix(" %")
 
 
 def capital(text: str) -> str:
-    """``text`` with a capital at its beginning, the rest as it is."""
+    """``text`` with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
 def format_share(share: float | None) -> str:
-    """``0.88534`` → ``'88.53 %'``; a dash for what was not measured."""
+    """``0.88534`` → ``'88.53 %'``; a dash for a missing value."""
     return f"{100 * share:.2f} %" if share is not None and math.isfinite(share) else ABSENT
 
 
 def format_loss(loss: float | None) -> str:
-    """``0.34567`` → ``'0.3457'``; a dash for what was not measured."""
+    """``0.34567`` → ``'0.3457'``; a dash for a missing value."""
     return f"{loss:.4f}" if loss is not None and math.isfinite(loss) else ABSENT
 
 

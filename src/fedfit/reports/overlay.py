@@ -1,4 +1,4 @@
-"""The figures that lay several runs over one another, one line a run."""
+"""Figures that compare several runs, one line per run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANY_RUNS = 4
 
 
 def overlay(runs: Sequence[RunData], folder: Path) -> list[Path]:
-    """Draw those of ``comparisons`` that some run has values for into ``folder``, as PNG and SVG. Returns the paths."""
+    """Draw ``comparisons`` into ``folder``, as PNG and SVG; return the paths. Skips figures for which no run has data."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with drawing():
@@ -30,7 +30,7 @@ def overlay(runs: Sequence[RunData], folder: Path) -> list[Path]:
 
 
 def comparisons(runs: Sequence[RunData]) -> dict[str, Callable[[Sequence[RunData]], Any]]:
-    """The figures by name: the metric that the runs share, and its part's loss, over rounds, bytes, time and energy."""
+    """Name → draw function: the runs' common metric, and the loss on the same part, over rounds, bytes, time and energy."""
     first = Measure.of(common_metric(runs))
     losses = [found for found in map(Measure.of, runs[0].keys) if found.is_loss and found != first]
     loss = next((found for found in losses if (found.part, found.ending) == (first.part, first.ending)), None)
@@ -44,14 +44,14 @@ def comparisons(runs: Sequence[RunData]) -> dict[str, Callable[[Sequence[RunData
 
 
 def draw_comparison(runs: Sequence[RunData], measure: Measure, over: Abscissa) -> Any:
-    """``measure`` over ``over``, a line a run. A run that was not simulated keeps only its place in the legend.
+    """Draw ``measure`` over the axis ``over``, one line per run; ``None`` if no run has this axis.
 
-    ``None`` where no run has such an axis.
+    A run that was not simulated appears only in the legend of simulated time and energy.
     """
     if all(over.series(run) is None for run in runs):
         return None
     figure, axes = blank(WIDE_INCHES if len(runs) > MANY_RUNS else SINGLE_INCHES)
-    # A run has its colour by its place among all, so that it is the same in every figure of a comparison.
+    # Count every run, drawn or not, so that a run has the same colour in every figure of a comparison.
     for index, (run, name, x) in enumerate(zip(runs, display_names(runs), over.place(axes, runs), strict=True)):
         if x is None:
             axes.plot([], [], linestyle="none", label=f"{plain(name, 32)}: not simulated")

@@ -1,4 +1,4 @@
-"""The look of ``report.html``: one template and its style sheet, no scripts, nothing from elsewhere."""
+"""Template and style sheet of ``report.html``: no scripts, no external files."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ $environment
 </section>
 </div>
 </main>
-<footer>Written by fedfit from the run folder alone; <code>fedfit report</code> makes it anew.</footer>
+<footer>Written by fedfit from the run folder alone; <code>fedfit report</code> writes it again.</footer>
 </body>
 </html>
 """)

@@ -1,4 +1,4 @@
-"""The ranks that a plan found: a bar a device for a small fleet, how many devices have which rank for a large one."""
+"""Figure of a plan's ranks: one bar per device for a small fleet, a histogram for a large one."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedfit.reports.plan_summary import Ranks, Words, highest_ranks, nobody
+from fedfit.reports.plan_summary import Ranks, Words, highest_ranks, no_devices_text
 from fedfit.reports.style import INK, WIDE_INCHES, binding_colour, binding_label, binding_order, blank, drawing, plain, save
 
 PLAN_FIGURE = "plan"
 MAX_BARS = 60
-"""More devices than this are counted by rank."""
+"""A fleet of more devices than this is drawn as a histogram."""
 LEVEL_NAMES = 12
-"""With more bars than this the names of the devices stand on end."""
+"""With more bars than this, the names of the devices are rotated by 90°."""
 MAX_BINS = 80
 
 
 def write_plan_figure(plan: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw ``plan``, the JSON of ``fedfit plan``, into ``folder`` as PNG and SVG. Returns the paths."""
+    """Draw ``plan``, the JSON of ``fedfit plan``, into ``folder`` as PNG and SVG; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     with drawing():
         return save(draw_plan(plan), folder / PLAN_FIGURE)
 
 
 def draw_plan(plan: Mapping[str, Any]) -> Any:
-    """Each device's own highest rank, coloured by what stops the next one, and the common rank as a line."""
+    """Draw each device's highest rank, coloured by the limit that stops the next one, and the common rank as a line."""
     figure, axes = blank(WIDE_INCHES)
     ranks, words = highest_ranks(plan)
     axes.set_title(_title(plan))
     if len(ranks) == 0:
-        axes.text(0.5, 0.5, nobody(plan).capitalize(), ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, no_devices_text(plan).capitalize(), ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return figure
     few = len(ranks) <= MAX_BARS
@@ -62,7 +62,7 @@ def _draw_bars(axes: Any, ranks: Ranks, words: Words, names: list[str]) -> None:
 
 
 def _draw_histogram(axes: Any, ranks: Ranks, words: Words) -> None:
-    """Devices by rank; of a wide range several ranks share a bar."""
+    """Draw the number of devices by rank; in a wide range several ranks share a bar."""
     low, high = int(ranks.min()), int(ranks.max())
     width = -(-(high - low + 1) // MAX_BINS)
     bins = (ranks - low) // width
@@ -74,9 +74,9 @@ def _draw_histogram(axes: Any, ranks: Ranks, words: Words) -> None:
             lefts, counts, bottom=floor, width=width, align="edge", color=binding_colour(word), edgecolor="white", linewidth=0.4
         )
         floor = floor + counts
-    # Room on both sides, so that one single rank does not fill the figure.
-    room = max(width, (5 - len(lefts)) * width / 2)
-    axes.set_xlim(lefts[0] - room, lefts[-1] + width + room)
+    # A margin on both sides, so that a single rank does not fill the figure.
+    margin = max(width, (5 - len(lefts)) * width / 2)
+    axes.set_xlim(lefts[0] - margin, lefts[-1] + width + margin)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("Highest rank of the device" + (f" (bars of {width} ranks)" if width > 1 else ""))

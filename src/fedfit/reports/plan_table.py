@@ -1,4 +1,4 @@
-"""A plan as a table for a terminal: ranks, frequencies, and how much of the deadline and the energy budget they take."""
+"""A plan as a table for a terminal: ranks, frequencies, and their shares of the deadline and the energy budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from fedfit.units import duration_scale, energy_scale
 
 HEAD_DEVICES, TAIL_DEVICES = 20, 3
-"""Devices that a terminal shows of a large fleet."""
+"""Devices of a large fleet that the table shows."""
 HEADINGS = (
     "Device",
     "Max\nrank",
@@ -25,14 +25,14 @@ HEADINGS = (
     "Stops\nnext",
 )
 EXTRA = {"layers": "Layers", "band_hz": "Band\n(kHz)"}
-"""What a plan may have chosen as well, by its key in the JSON; in the table where it is there."""
+"""Optional choices of a plan: key in the JSON → heading. The table shows those that the plan has."""
 
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
-    """A line a feasible device, for 80 columns; the middle of a large fleet is left out, its size is in the title.
+    """A table with a line per feasible device, for 80 characters. It omits the middle of a large fleet; the title has the size.
 
-    ``Max rank`` is the device's own highest rank, ``Rank`` the one that it is given, the frequency the one chosen out of
-    the range that this rank allows.
+    ``Max rank`` is the device's highest rank, ``Rank`` its assigned rank, ``Range`` the frequencies that the assigned rank
+    allows, and ``Freq.`` the frequency chosen from them.
     """
     devices = plan["devices"]
     extra = [name for name in EXTRA if devices and name in devices[0]]
@@ -54,7 +54,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
 
 
 def share_of(value: float, limit: float | None, scale: Callable[[float], tuple[float, str]]) -> str:
-    """``589.1`` s of ``600`` s → ``'589.1/600 s'``, in the unit that suits the limit; without a limit the value alone."""
+    """``589.1`` s of ``600`` s → ``'589.1/600 s'``, in a unit that suits the limit; without a limit the value alone."""
     if limit is None or not math.isfinite(limit):
         divisor, unit = scale(value)
         return f"{value / divisor:.4g} {unit}"
@@ -85,7 +85,7 @@ def _cells(device: Mapping[str, Any], deadline_s: float | None, extra: Sequence[
 
 
 def _gigahertz(frequency_hz: float | None) -> str:
-    """A dash where no frequency does, which only the algorithm as printed gives."""
+    """The frequency in GHz; a dash if none is feasible, a result of the algorithm as printed only."""
     if frequency_hz is None:
         return "–"
     return f"{frequency_hz / 1e9:.3f}"

@@ -1,4 +1,4 @@
-"""Rank over rounds, and what stops the next one: a dot a device for a few of them, shares of the devices for many."""
+"""Figure of the ranks over rounds and of the limits that stop the next rank: dots for a few devices, shares for many."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fedfit.reports.read import RunData
 from fedfit.reports.style import FAINT, GRID, INK, WIDE_INCHES, binding_colour, binding_label, binding_order, blank, round_axis
 
 MAX_DOTS = 240
-"""More dots than this would run into one another."""
+"""More dots than this would overlap."""
 DODGE = 0.6
-"""Share of the way to the next round over which the dots of a round are spread."""
+"""Width over which the dots of a round are spread, as a share of the distance to the next round."""
 REFUSED_LABEL = "left out"
 HEADING = "Stops the next rank:"
-COMMON_LABEL, SPREAD_LABEL, MEDIAN_LABEL = LINE_LABELS = ("common rank", "least to highest", "median")
+COMMON_LABEL, SPREAD_LABEL, MEDIAN_LABEL = LINE_LABELS = ("common rank", "lowest to highest", "median")
 
 
 def draw_ranks(run: RunData) -> Any:
-    """``None`` where no round has a rank."""
+    """Draw the ranks and the limits that stop the next rank; ``None`` if no round has a rank."""
     entries = device_ranks(run)
     common = [(row["round"], row["rank"]) for row in run.rounds if row.get("rank") is not None]
     if not entries and not common:
@@ -56,7 +56,7 @@ def _draw_common(axes: Any, common: Sequence[tuple[int, int]]) -> None:
 
 
 def _draw_dots(axes: Any, entries: Sequence[DeviceRank], *, joined: bool) -> None:
-    """Each device has its own place beside the round, so that equal ranks are seen; a cross for one that is left out."""
+    """Draw a dot per device, side by side so that equal ranks stay visible; a cross marks a device that is left out."""
     devices = sorted({entry.device for entry in entries})
     shift = {device: DODGE * ((index + 0.5) / len(devices) - 0.5) for index, device in enumerate(devices)}
     for device in devices if joined else ():
@@ -75,7 +75,7 @@ def _draw_dots(axes: Any, entries: Sequence[DeviceRank], *, joined: bool) -> Non
 
 
 def _draw_spread(axes: Any, entries: Sequence[DeviceRank]) -> None:
-    """Least, median and highest rank of the devices that take part."""
+    """Draw the lowest, median and highest rank of the devices that take part."""
     ranks: dict[int, list[int]] = {}
     for entry in entries:
         if entry.rank > 0:
@@ -94,7 +94,7 @@ def _draw_spread(axes: Any, entries: Sequence[DeviceRank]) -> None:
 
 
 def _draw_shares(axes: Any, entries: Sequence[DeviceRank]) -> None:
-    """Of the devices of each round, in percent."""
+    """Draw, for each round, the percentage of devices that each limit stops."""
     rounds = sorted({entry.round for entry in entries})
     words = binding_order(entry.word for entry in entries)
     place, line = {count: index for index, count in enumerate(rounds)}, {word: index for index, word in enumerate(words)}
@@ -113,7 +113,7 @@ def _draw_shares(axes: Any, entries: Sequence[DeviceRank]) -> None:
 
 
 def _legend(*panels: Any) -> tuple[list[Any], list[str]]:
-    """Lines first, then what the colours mean under a heading."""
+    """Handles and texts of the legend: the lines first, then the colours under a heading."""
     found = {
         name: handle for axes in dict.fromkeys(panels) for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -1,4 +1,4 @@
-"""A run folder as plain values. Everything else in this room works on the :class:`RunData` read here."""
+"""Reads a run folder into :class:`RunData`, which the other modules of this package take as input."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ TASK, SCORES, EVALUATION = "task.json", "scores.jsonl", "evaluation.json"
 
 COUNTS = ("round", "uplink_bytes", "downlink_bytes", "seconds")
 MEASURES = ("train_loss",)
-"""Of every round; null where it could not be measured (no training in round 0, a loss that was not finite)."""
+"""Measures of every round; null if not measured (no training in round 0, a loss that was not finite)."""
 DEVICE_COUNTS = (*COUNTS, "device", "samples", "steps")
 SCORE_COUNTS = ("round", "device", "samples")
 
 
 @dataclass(frozen=True)
 class RunData:
-    """One run as it stands on disk, finished or not. ``rounds`` starts with round 0, the untrained model.
+    """One run folder, finished or not. ``rounds`` starts with round 0, the untrained model.
 
     A round without evaluation has no metric. ``partition`` is ``{"labels": [names], "counts": [[samples by class] by
-    device]}``, or ``None`` where there is none. ``devices`` and ``scores`` may hold lines of a round that is not finished
-    yet. ``task`` is empty in a folder without ``task.json``, and ``evaluation`` is ``None`` before the run is finished.
+    device]}``, or ``None`` if the file is missing. ``devices`` and ``scores`` may hold lines of an unfinished round.
+    ``task`` is empty in a folder without ``task.json``, and ``evaluation`` is ``None`` before the run is finished.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class RunData:
     evaluation: dict[str, Any] | None = None
 
     def series(self, key: str) -> list[float]:
-        """``key`` of every round in order; what was not measured is NaN."""
+        """``key`` of every round in order; NaN for a missing value."""
         return [number(row.get(key)) for row in self.rounds]
 
     @cached_property
@@ -68,32 +68,32 @@ class RunData:
 
     @property
     def headline(self) -> str:
-        """The full name of the metric that tables and curves show first: the task's, on the test set if it was measured."""
+        """The full name of the metric that tables and curves show first: the task's, on the test set if measured there."""
         name = self.task.get("headline", "accuracy")
         wanted = [f"test_{name}", f"personal_{name}_mean", f"shared_{name}_mean", f"validation_{name}"]
         known = [key for key in self.keys if Measure.of(key).ending != "spread" and not Measure.of(key).is_loss]
         return next((key for key in (*(key for key in wanted if key in self.keys), *known, *self.keys)), wanted[0])
 
     def higher_is_better(self, key: str) -> bool:
-        """The direction of a metric: as the task says, else as its name has it; a spread is better when lower."""
+        """Whether higher values of a metric are better: by the task, else by the metric's name; a lower spread is better."""
         measure = Measure.of(key)
         metrics = self.task.get("metrics", {})
         said = metrics[measure.name].get("higher_is_better") if measure.name in metrics else None
         return said if isinstance(said, bool) and measure.ending != "spread" else higher_is_better(key)
 
     def final(self, key: str) -> float:
-        """``key`` in the last evaluation; NaN where that did not measure it."""
+        """``key`` in the last evaluation; NaN if that evaluation did not measure it."""
         return number(self.measured[-1].get(key)) if self.measured else math.nan
 
     @property
     def planned_rounds(self) -> int | None:
-        """Rounds that the recipe asks for."""
+        """The number of rounds in the recipe; ``None`` without one."""
         planned = self.recipe.get("federation", {}).get("rounds")
         return planned if isinstance(planned, int) else None
 
     @property
     def device_count(self) -> int:
-        """Devices that hold data: counted in the partition, else as the recipe says, else as far as they were seen."""
+        """The number of devices with data: from the partition, else from the recipe, else from the device records."""
         if self.partition is not None:
             return len(self.partition["counts"])
         asked = self.recipe.get("federation", {}).get("devices")
@@ -101,7 +101,7 @@ class RunData:
 
     @property
     def deciding_charge(self) -> str:
-        """``"sent"`` or ``"formula"``: which of a device's two charges makes the time and energy of a round."""
+        """``"sent"`` or ``"formula"``: the one of a device's two charges that sets the time and energy of a round."""
         return "formula" if self.recipe.get("plan", {}).get("count") == "formula" else "sent"
 
     def finished_devices(self) -> list[dict[str, Any]]:
@@ -122,16 +122,19 @@ class RunData:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read ``folder``, which may belong to a run that still goes on or was cut short.
+    """The run in ``folder``, which may still be running or be interrupted.
 
-    Raises ``RunFolderError`` when it is no run folder, when no round is finished, or naming the file and line that is
-    damaged. A last line without a newline that does not parse was cut off while it was written, and is left out.
+    Ignores a last line that lacks its newline and does not parse: its writer was interrupted.
+
+    Raises:
+        RunFolderError: for a folder that is no run folder or has no finished round, or for a damaged file; the message names
+            file and line.
     """
     _check_is_run_folder(folder)
     recipe = read_toml(folder / RECIPE)
     rounds = list(read_lines(folder / ROUNDS, COUNTS, MEASURES))
     if not rounds:
-        raise RunFolderError(f"{folder} holds no finished round yet: `fedfit resume {folder}` goes on with the run")
+        raise RunFolderError(f"{folder} has no finished round yet: `fedfit resume {folder}` continues the run")
     _check_order(folder / ROUNDS, rounds)
     return RunData(
         folder=folder,
@@ -148,7 +151,7 @@ def read_run(folder: Path) -> RunData:
 
 
 def display_names(runs: Sequence[RunData]) -> list[str]:
-    """The name of every run; equal ones are told apart by their folder, and by its whole path if need be."""
+    """A distinct name for every run: equal names are followed by the folder's name, or by its whole path if needed."""
     names = [run.name for run in runs]
     for tell_apart in (lambda folder: folder.resolve().name, lambda folder: str(folder)):
         counted = Counter(names)
@@ -160,14 +163,14 @@ def display_names(runs: Sequence[RunData]) -> list[str]:
 
 
 def common_metric(runs: Sequence[RunData]) -> str:
-    """The full name of the metric that ``runs`` are compared by: the first run's, or the first that all of them have."""
+    """The full name of the metric to compare ``runs`` by: the first headline that all have, else the first common metric."""
     first = runs[0]
     wanted = [first.headline, *(run.headline for run in runs), *first.keys]
     return next((key for key in wanted if all(key in run.keys for run in runs)), first.headline)
 
 
 def number(value: float | None) -> float:
-    """``value`` as a float; ``None``, which JSON keeps for what was not measured, is NaN."""
+    """``value`` as a float; NaN for ``None``, which marks a missing value in JSON."""
     return math.nan if value is None else float(value)
 
 
@@ -187,10 +190,10 @@ def _read_partition(path: Path) -> dict[str, Any] | None:
         return None
     labels, counts = partition.get("labels"), partition.get("counts")
     if not isinstance(labels, list) or not isinstance(counts, list) or not labels or not counts:
-        raise damaged(str(path), "`labels` and `counts` must be lists that are not empty")
+        raise damaged(str(path), "`labels` and `counts` must be non-empty lists")
     for device, row in enumerate(counts):
         if not isinstance(row, list) or len(row) != len(labels) or not all(is_number(count) for count in row):
-            raise damaged(str(path), f"`counts` of device {device} must be {len(labels)} numbers, one a label")
+            raise damaged(str(path), f"`counts` of device {device} must be {len(labels)} numbers, one per label")
     return partition
 
 

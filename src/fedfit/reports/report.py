@@ -1,4 +1,4 @@
-"""What ``fedfit report`` and ``fedfit compare`` call: from run folders to files."""
+"""Entry points of ``fedfit report`` and ``fedfit compare``: from run folders to files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ PAGE_FILE = "report.html"
 
 
 def write_report(folder: Path, out: Path | None = None) -> list[Path]:
-    """Write ``figures/`` and ``report.html`` of the run in ``folder`` there, or into ``out``.
+    """Write ``figures/`` and ``report.html`` of the run in ``folder``; return the paths, page last.
 
-    Returns the paths, page last. Raises ``RunFolderError`` when ``folder`` cannot be read as a run, or the report
-    cannot be written.
+    Args:
+        out: the folder to write into; by default ``folder`` itself.
+
+    Raises:
+        RunFolderError: if ``folder`` cannot be read as a run, or the report cannot be written.
     """
     run = read_run(folder)
     target = folder if out is None else out
@@ -30,21 +33,23 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
 
 
 def write_comparison(runs: Sequence[RunData], out: Path) -> list[Path]:
-    """Lay the curves of ``runs`` over one another, in ``out``. Returns the paths.
+    """Draw the curves of all ``runs`` in shared figures in ``out``; return the paths.
 
-    Raises ``RunFolderError`` when the figures cannot be written.
+    Raises:
+        RunFolderError: if the figures cannot be written.
     """
     with _writing(out):
         return overlay(runs, out)
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunData]:
-    """The runs in ``folders``, to be compared.
+    """The runs in ``folders``.
 
-    Raises ``RunFolderError`` when there is no folder, or one cannot be read as a run.
+    Raises:
+        RunFolderError: if ``folders`` is empty, or one of them cannot be read as a run.
     """
     if not folders:
-        raise RunFolderError("nothing to compare: name one run folder or more")
+        raise RunFolderError("nothing to compare: name at least one run folder")
     return [read_run(folder) for folder in folders]
 
 

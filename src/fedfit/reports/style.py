@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is saved so that the same run gives the same bytes."""
+"""The style of all figures, and saving them so that the same run gives the same bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BINDING_COLOURS = {
     "max_rank": "#56B4E9",
     "none": "#666666",
 }
-"""What binds has one colour in every figure; none of them means a direction of the link anywhere."""
+"""Binding limit → its colour in every figure; no figure uses these colours for uplink or downlink."""
 BINDING_LABELS = {
     "deadline": "deadline",
     "energy": "energy budget",
@@ -37,7 +37,7 @@ PART_COLOURS = {
     "downlink": "#D55E00",
     "circuit": "#AAAAAA",
 }
-"""Parts of a device's time and energy; the directions as in the figure of bytes."""
+"""Part of a device's time or energy → its colour; uplink and downlink as in the figure of bytes."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
@@ -58,7 +58,7 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "figure.dpi": 100,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, so that every machine draws the same
     "font.size": 10,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
@@ -80,9 +80,9 @@ STYLE = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in the house style, whatever the user's own matplotlib settings are."""
+    """A context that draws in the style of this module, regardless of the user's matplotlib settings."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A script that the font lacks shows as boxes; a warning for every letter of it helps nobody.
+        # Letters that the font lacks are drawn as boxes; a warning for each of them would not help.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -90,14 +90,14 @@ def drawing() -> Iterator[None]:
 
 
 def blank(size_inches: tuple[float, float], **panels: Any) -> tuple[Any, Any]:
-    """A figure and its axes, outside pyplot so that no state is shared. ``panels`` goes to ``Figure.subplots``."""
+    """A new figure and its axes, without pyplot and its shared state. ``panels`` goes to ``Figure.subplots``."""
     figure = Figure(figsize=size_inches, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(**panels)
 
 
 def save(figure: Any, stem: Path) -> list[Path]:
-    """Write ``stem`` as PNG and SVG, without a date."""
+    """Write ``stem`` as PNG and SVG, without a date; return the paths."""
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     figure.savefig(png, metadata={"Software": None})
     figure.savefig(svg, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -105,7 +105,7 @@ def save(figure: Any, stem: Path) -> list[Path]:
 
 
 def round_axis(axes: Any, rounds: Sequence[float], label: str = "Round") -> None:
-    """Whole numbers along x, with air around them so that a run of one round draws as well."""
+    """Set up an x axis of whole numbers, with a margin so that a run of one round can be drawn."""
     low, high = min(rounds), max(rounds)
     margin = max(0.5, 0.02 * (high - low)) if low == high or len(rounds) > MARKED_POINTS else 0.25
     axes.set_xlim(low - margin, high + margin)
@@ -114,14 +114,14 @@ def round_axis(axes: Any, rounds: Sequence[float], label: str = "Round") -> None
 
 
 def line_look(index: int, points: int) -> dict[str, Any]:
-    """Colour, dash and marker of line ``index``; the dash changes when the colours are used up."""
+    """Colour, dash and marker of line ``index``; the dash changes after all colours have been used."""
     marker = MARKERS[index % len(MARKERS)] if points <= MARKED_POINTS else None
     turn = index // len(PALETTE) % len(DASHES)
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[turn], "marker": marker, "markeredgewidth": 0}
 
 
 def bytes_scale(largest: float) -> tuple[float, str]:
-    """What to divide by so that ``largest`` bytes read well, and the unit then."""
+    """Divisor and unit that make ``largest`` bytes easy to read."""
     for divisor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if largest >= divisor:
             return divisor, unit
@@ -129,19 +129,19 @@ def bytes_scale(largest: float) -> tuple[float, str]:
 
 
 def seconds_scale(largest: float) -> tuple[float, str]:
-    """What to divide by so that ``largest`` seconds read well, and the unit then."""
+    """Divisor and unit that make ``largest`` seconds easy to read."""
     if largest >= 2 * 3600:
         return 3600.0, "hours"
     return (60.0, "minutes") if largest >= 10 * 60 else (1.0, "seconds")
 
 
 def binding_colour(word: str) -> str:
-    """The colour of what binds; of a word that only a later version knows, black."""
+    """The colour of a binding limit; black for an unknown one, as a later version may record."""
     return BINDING_COLOURS.get(word, INK)
 
 
 def binding_label(word: str) -> str:
-    """What binds, as legends and tables say it."""
+    """The name of a binding limit in legends and tables."""
     return BINDING_LABELS.get(word, word)
 
 
@@ -152,9 +152,9 @@ def binding_order(words: Iterable[str]) -> list[str]:
 
 
 def plain(text: object, longest: int = 32) -> str:
-    """``text`` on one line, cut in its middle (names often differ at their ends).
+    """``text`` on one line, shortened in its middle since names often differ at their ends.
 
-    A leading underscore would keep it out of a legend, so a space goes before it.
+    Legends omit texts with a leading underscore, so such a text gets a space before it.
     """
     line = " ".join(str(text).split())
     if len(line) > longest:

@@ -19,17 +19,17 @@ from fedfit.reports.metrics import Measure
 from fedfit.reports.read import RunData, common_metric, display_names, number
 
 HEAD_ROUNDS, TAIL_ROUNDS = 5, 15
-"""Rounds that a terminal shows of a long run; the report shows all of them."""
+"""Rounds of a long run that a terminal shows; the report shows all rounds."""
 
 
 def summary_rows(run: RunData) -> dict[str, Any]:
-    """The run in one flat dict, in the order to be shown; only values that JSON knows (not measured is ``None``).
+    """The run's summary as a flat dict of JSON values, in display order; ``None`` for a missing value.
 
-    ``metric`` is the full name of the first metric; its values are under its own name as well (``final_accuracy``,
-    ``best_accuracy``). Every metric of the last evaluation is under its full name (``test_macro_f1``). Accuracies and F1 are
+    ``metric`` is the full name of the headline; keys with its own name have its final and best value (``final_accuracy``,
+    ``best_accuracy``). Every metric of the last evaluation has its full name as key (``test_macro_f1``). Accuracies and F1 are
     shares of 1, losses in nats; totals are over all finished rounds. ``rounds`` does not count round 0; ``best_round`` may be
-    0, and is the first of equals. ``seconds`` is wall time; ``simulated_s`` and ``simulated_j`` (all devices) are ``None``
-    where rounds are not planned.
+    0, and is the earliest of equally good rounds. ``seconds`` is wall time; ``simulated_s`` and ``simulated_j`` (all devices)
+    are ``None`` if rounds are not planned.
     """
     key = run.headline
     name, best = Measure.of(key).name, best_round(run, key)
@@ -39,10 +39,10 @@ def summary_rows(run: RunData) -> dict[str, Any]:
         "rounds_planned": run.planned_rounds,
         "devices": run.device_count,
         "metric": key,
-        f"final_{name}": _measured(run.final(key)),
+        f"final_{name}": _finite_or_none(run.final(key)),
         f"best_{name}": None if best is None else best[key],
         "best_round": None if best is None else best["round"],
-        **{key: _measured(run.final(key)) for key in run.keys},
+        **{key: _finite_or_none(run.final(key)) for key in run.keys},
         "uplink_bytes": sum(row["uplink_bytes"] for row in run.rounds),
         "downlink_bytes": sum(row["downlink_bytes"] for row in run.rounds),
         "seconds": sum(row["seconds"] for row in run.rounds),
@@ -53,7 +53,7 @@ def summary_rows(run: RunData) -> dict[str, Any]:
 
 
 def status(run: RunData) -> str:
-    """``'finished'``, ``'target accuracy reached'``, ``'no longer improving'`` or ``'unfinished'``, as the recipe says."""
+    """``'finished'``, ``'target accuracy reached'``, ``'no longer improving'`` or ``'unfinished'``, by the recipe."""
     summary = summary_rows(run)
     if summary["rounds_planned"] is None or summary["rounds"] >= summary["rounds_planned"]:
         return "finished"
@@ -65,7 +65,7 @@ def status(run: RunData) -> str:
 
 
 def run_table(run: RunData) -> Table:
-    """The run round by round, totals at its foot, for 80 columns; the middle of a long run is left out."""
+    """A table with a line per round and totals in the footer, for 80 characters; it omits the middle of a long run."""
     columns = round_columns(run, narrow=True)
     summary = summary_rows(run)
     table = narrow_table([column.heading for column in columns], [column.total(summary) for column in columns])
@@ -81,7 +81,7 @@ def run_table(run: RunData) -> Table:
 
 
 def compare_table(runs: Sequence[RunData]) -> Table:
-    """One line a run, names told apart; the refused updates have a column when there are any."""
+    """A table with a line per run, under distinct names; refused updates have a column only if there are any."""
     metric = common_metric(runs)
     summaries = [{**summary_rows(run), "best": (best_round(run, metric) or {}).get(metric)} for run in runs]
     columns = run_columns(runs, metric, any(summary["refused"] for summary in summaries))
@@ -94,13 +94,13 @@ def compare_table(runs: Sequence[RunData]) -> Table:
 
 
 def compare_json(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """:func:`summary_rows` of every run, with ``folder``; names told apart."""
+    """:func:`summary_rows` of every run, with ``folder`` and distinct names."""
     named = zip(display_names(runs), runs, strict=True)
     return [{**summary_rows(run), "name": name, "folder": str(run.folder)} for name, run in named]
 
 
 def narrow_table(headings: Sequence[str], footers: Sequence[str] = ()) -> Table:
-    """Numbers to the right and never broken; headings broken at spaces, so that 80 columns are enough."""
+    """An empty table for 80 characters: cells aligned right on one line, headings with a line per word."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left", show_footer=bool(footers))
     for heading, footer in zip_longest(headings, footers, fillvalue=""):
         table.add_column(heading.replace(" ", "\n"), footer=footer, justify="right", no_wrap=True)
@@ -108,11 +108,11 @@ def narrow_table(headings: Sequence[str], footers: Sequence[str] = ()) -> Table:
 
 
 def best_round(run: RunData, key: str) -> dict[str, Any] | None:
-    """The round in which the metric ``key`` was best, the first of equals."""
+    """The record of the round with the best ``key``, the earliest of equals; ``None`` if no round has a value."""
     sign = 1.0 if run.higher_is_better(key) else -1.0
     measured = [row for row in run.rounds if math.isfinite(number(row.get(key)))]
     return max(measured, key=lambda row: sign * float(row[key]), default=None)
 
 
-def _measured(value: float | None) -> float | None:
+def _finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
