@@ -128,7 +128,7 @@ def test_what_is_finished_is_not_run_again(comparison: Comparison, finished: Pat
 
 def test_another_recipe_is_refused_before_anything_runs(world: World, finished: Path, tmp_path: Path) -> None:
     out = copy(finished, tmp_path / "out")
-    with pytest.raises(RunFolderError, match=r"federation\.rounds is 2 there and 3 now"):
+    with pytest.raises(RunFolderError, match=r"federation\.rounds was 2 and is now 3"):
         next(run_comparison(make_comparison(world, rounds=3), out))
 
 
@@ -136,7 +136,7 @@ def test_another_choice_of_rate_is_refused_unless_forced(comparison: Comparison,
     """As when a rate is added to the search after the main runs: here the main runs of one method have another."""
     out = copy(finished, tmp_path / "out")
     changed = replace(comparison, rates=(1e-5,))
-    with pytest.raises(RunFolderError, match=r"training\.learning_rate is 0\.01 there and 1e-05 now"):
+    with pytest.raises(RunFolderError, match=r"training\.learning_rate was 0\.01 and is now 1e-05"):
         next(run_comparison(changed, out))
     announced = {step.name.split()[0] for step in run_comparison(changed, out, force=True) if step.round is None}
     assert announced == {"csv-1", "csv-5"}

@@ -205,7 +205,7 @@ def test_killed_for_good_between_cells_and_resumed_is_as_never_killed(
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
-    with pytest.raises(RunFolderError, match="runs are not finished as wanted"):
+    with pytest.raises(RunFolderError, match="runs are not finished with this recipe"):
         study(world, *WORDS).write(out)
     result = fedfit("sweep", world.recipe, *world.overrides, ROUNDS, *WORDS, "--out", out, "--json", "--quiet")
     assert result.json["metric"] == "accuracy"

@@ -103,7 +103,7 @@ def test_another_recipe_is_refused_before_anything_runs(world: World, done: Path
     with pytest.raises(RunFolderError) as error:
         next(run_sweep(make_sweep(world, rounds=5).with_seeds(SEEDS + 1), out))
     said = str(error.value)
-    assert "federation.rounds is 3 there and 5 now" in said
+    assert "federation.rounds was 3 and is now 5" in said
     assert "and 3 other runs" in said
     assert "another --out" in said
     assert "--force" in said

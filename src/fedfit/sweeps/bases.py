@@ -1,4 +1,4 @@
-"""The recipe that all figures of a scale start from, and what a reader has to know of it."""
+"""The base recipe of each scale, common to all figures, and the settings to report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEASURES = (
 SEEDS = {"smoke": 1, "small": 3, "paper": 3}
 
 SAMPLES_PER_DEVICE = {"smoke": 100, "small": 1000, "paper": 40_000}
-"""As the recipes below have it; deadlines and energy budgets are scaled by it."""
+"""Samples of a device in the recipes below; deadlines and energy budgets scale with them."""
 
 _SMOKE = """
 [data]
@@ -75,7 +75,7 @@ layers = "last:3"
 targets = ["query", "value"]
 """
 
-# Keys that are the same at every scale, by the section that the texts above open already.
+# Keys with the same values at every scale, by section; the texts above already open these sections.
 _SHARED = {
     "federation": "devices = 3\ndevices_per_round = 3\n",
     "training": "local_epochs = 1\nbatch_size = 32\n",
@@ -119,4 +119,4 @@ NOTES = (
         "aggregation", ("federation.rule",), None, "the paper has no formula; the mean of each factor, weighted by samples"
     ),
 )
-"""The settings that section 3 of the paper prints, and those that it leaves out; common to all figures."""
+"""Settings common to all figures: those that section 3 of the paper prints, and those that it omits."""

@@ -1,6 +1,6 @@
-"""A comparison of methods: the learning rate of each is searched first, then every method runs in every case over the seeds.
+"""A comparison of methods: first a search for each method's learning rate, then every method in every case over the seeds.
 
-A method meets a case (a data set and how unevenly it is spread) as a point of an ordinary :class:`Sweep`, and every run is an
+A method in a case (a data set and its spread over the devices) is a point of an ordinary :class:`Sweep`, and every run has an
 ordinary run folder::
 
     out/search/<data set>/runs/<method>-<rate>-seed<k>
@@ -38,9 +38,9 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the comparison: ``overrides`` (``section.key=value``) on the case's recipe.
+    """A line of the comparison: ``overrides`` (``section.key=value``) change the case's recipe.
 
-    ``sends`` is whether it is drawn over what it sends; one that needs no exchange has no place on that axis.
+    ``sends`` is false for a method without communication: it has no place on the axis of bytes sent.
     """
 
     name: str
@@ -50,30 +50,30 @@ class Method:
 
 @dataclass(frozen=True)
 class Case:
-    """Where methods meet: a data set, spread by a Dirichlet draw of concentration ``alpha``."""
+    """A setting to compare methods in: a data set, spread by a Dirichlet draw of concentration ``alpha``."""
 
     source: str
     alpha: float
 
     @property
     def slug(self) -> str:
-        """Its folder below the comparison's, and what ``--only`` looks at."""
+        """The name of the case's folder, and of the case for ``--only``."""
         return f"{self.source}-{self.alpha:g}"
 
     @property
     def label(self) -> str:
-        """As tables and panels call it."""
+        """The case's name in tables and panels."""
         return f"{DATA_NAMES.get(self.source, self.source)}, α = {self.alpha:g}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Of the comparison's recipe."""
+        """Overrides of the comparison's recipe."""
         return (f'data.source="{self.source}"', f"partition.alpha={self.alpha}")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Someone's claim that one method is above another, for one or several pairs ``(higher, lower)``."""
+    """A claim that one method is above another, for one or several pairs ``(higher, lower)``; ``source`` is its origin."""
 
     text: str
     source: str
@@ -82,11 +82,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which methods meet in which cases. ``base`` is a recipe in TOML.
+    """Methods to compare in every case. ``base`` is a recipe in TOML.
 
-    ``rates`` are the learning rates searched, for every method and data set at concentration ``search_alpha`` with the one
-    seed ``search_seed``, which is none of the main ones. ``targets`` are accuracies by data set, shares of 1.
-    ``source_overrides`` are by data set as well.
+    The search tries the learning ``rates`` for every method and data set, at concentration ``search_alpha`` and with the single
+    seed ``search_seed``, which is not one of ``seeds``. ``targets`` maps each data set to an accuracy, a share of 1, and
+    ``source_overrides`` to overrides of the recipe.
     """
 
     name: str
@@ -106,11 +106,11 @@ class Comparison:
     metric: Metric = field(default_factory=Metric)
 
     def with_seeds(self, count: int | None) -> Comparison:
-        """The same over ``count`` seeds counted from 0; ``None`` leaves them as they are. The search keeps its own."""
+        """The same comparison over ``count`` seeds counted from 0; ``None`` keeps the seeds. The search keeps its own seed."""
         return self if count is None else replace(self, seeds=tuple(range(count)))
 
     def search(self, source: str) -> Sweep:
-        """Every method at every rate on ``source``; the rate is x. One seed."""
+        """The sweep of every method at every rate on ``source``, with one seed; x is the rate."""
         case = Case(source, self.search_alpha)
         points = [
             Point(method.name, rate, (*self._overrides(case, method), f"training.learning_rate={rate}"))
@@ -120,7 +120,7 @@ class Comparison:
         return self._sweep(f"{self.name} {SEARCH_FOLDER} {source}", points, (self.search_seed,))
 
     def main(self, case: Case, rates: Mapping[str, float]) -> Sweep:
-        """Every method in ``case``, at the learning rate that ``rates`` has for it by name."""
+        """The sweep of every method in ``case``; ``rates`` maps the method's name to its learning rate."""
         target = self.targets[case.source]
         points = [
             Point(
@@ -137,7 +137,7 @@ class Comparison:
         return replace(self._sweep(f"{self.name} {case.slug}", points, self.seeds), target=target)
 
     def whole(self) -> Sweep:
-        """All methods in all cases as one sweep, reported, not executed. The first point is there at every rate."""
+        """All methods in all cases as one sweep, reported, not executed. The first point appears at every rate."""
         first, *others = [
             Point(method.name, None, self._overrides(case, method)) for case in self.cases for method in self.methods
         ]
@@ -146,7 +146,7 @@ class Comparison:
         return self._sweep(self.name, [*swept, *(replace(p, overrides=(*p.overrides, least)) for p in others)], self.seeds)
 
     def search_folder(self, source: str, out: Path) -> Path:
-        """Where the search on ``source`` is."""
+        """The folder of the search on ``source``."""
         return out / SEARCH_FOLDER / source
 
     def sources(self) -> list[str]:
@@ -154,11 +154,11 @@ class Comparison:
         return list(dict.fromkeys(case.source for case in self.cases))
 
     def only(self, cases: Sequence[Case]) -> Comparison:
-        """The same with ``cases`` alone."""
+        """The same comparison in ``cases`` only."""
         return replace(self, cases=tuple(cases))
 
     def matching(self, words: str) -> list[Case]:
-        """The cases whose slug has ``words``."""
+        """The cases whose slug contains ``words``."""
         return [case for case in self.cases if words in case.slug]
 
     def _overrides(self, case: Case, method: Method) -> tuple[str, ...]:

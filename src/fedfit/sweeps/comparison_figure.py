@@ -1,4 +1,4 @@
-"""The metric over bytes, a panel a case: the mean over the seeds, and its spread where the runs end."""
+"""Figure of the metric over bytes, one panel per case: the mean over the seeds, and its spread after the last round."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from fedfit.sweeps.rows import Row
 _PANEL_INCHES = (4.2, 3.0)
 _LEGEND_INCHES = 1.2
 _BOUND_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-"""Of methods that send nothing, unlike one another and the lines."""
+"""Dashes of methods that send nothing, distinct from one another and from the curves."""
 
 _LAST_ROUND = ", last round"
 
 _ALIKE, _STEP_ASIDE, _AXIS = 0.1, 0.022, (1.0, 100.0)
-"""Methods whose bytes differ by less than the first end side by side, by the second of an axis of about two decades."""
+"""Methods whose bytes differ by a smaller share than ``_ALIKE`` have their bars side by side, moved by ``_STEP_ASIDE`` of the
+axis. ``_AXIS`` is a typical range of the axis, two decades."""
 
 
 def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption: str, folder: Path) -> list[Path]:
-    """Draws ``rows`` into ``folder`` as ``<name>.png`` and ``.svg``; ``caption`` goes under the figure in small print."""
+    """Draws ``rows`` into ``folder`` as ``<name>.png`` and ``.svg``, with ``caption`` in small print; returns the paths."""
     cases = list(dict.fromkeys(row.panel for row in rows))
     across = min(2, len(cases))
     down = -(-len(cases) // across)
@@ -50,7 +51,7 @@ def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption
 
 
 def _draw_legend(comparison: Comparison, figure: Any, panel: Any) -> None:
-    """In the order of the methods; without their bars, which say nothing in a legend."""
+    """Draws the legend in the order of the methods, without error bars."""
     handles, names = panel.get_legend_handles_labels()
     places = [method.name for method in comparison.methods]
     shown = sorted(zip(handles, names, strict=True), key=lambda pair: places.index(pair[1].removesuffix(_LAST_ROUND)))
@@ -60,7 +61,7 @@ def _draw_legend(comparison: Comparison, figure: Any, panel: Any) -> None:
 
 
 def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor: float) -> None:
-    """A method has its colour by its place among all, so that it is the same in every panel."""
+    """Draws one case; a method's colour depends on its place in the comparison, so that it is the same in every panel."""
     bounds, ends = 0, list[float]()
     for index, method in enumerate(comparison.methods):
         found, colour = [row for row in rows if row.line == method.name], PALETTE[index % len(PALETTE)]
@@ -77,14 +78,14 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would be set as formulas
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the default sets powers of ten as formulas
 
 
 def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, factor: float, panel: Any, divisor: float) -> None:
-    """From round 1 on, since nothing was sent before and the axis is logarithmic.
+    """Draws a method from round 1 on: nothing was sent before, and the axis is logarithmic.
 
-    Only the last round has a marker and a bar, ``aside`` steps to the right: markers and bands of every round would hide one
-    another.
+    Only the last round has a marker and an error bar, ``aside`` steps to the right. Markers and bands of every round would hide
+    one another.
     """
     x, _ = mean_and_sd([row.sent_bytes[1:] for row in rows], 1 / divisor)
     mean, sd = mean_and_sd([row.curve[1:] for row in rows], factor)

@@ -1,4 +1,4 @@
-"""Everything that is written of a comparison from its finished runs."""
+"""Writes the figure and pages of a comparison from its finished runs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fedfit.sweeps.run_folders import unfinished
 
 
 def finished_part(comparison: Comparison, out: Path) -> Comparison:
-    """``comparison`` with only those cases of which every run is finished as wanted.
+    """``comparison`` with only the cases whose runs are all finished with the current recipe.
 
     Raises:
-        RunFolderError: when none is.
+        RunFolderError: if no case is finished.
     """
     cases = [case for case in comparison.cases if _is_finished(comparison, case, out)]
     if not cases:
-        raise RunFolderError(f"{out}: no case is finished yet; `fedfit reproduce {comparison.name}` goes on with them")
+        raise RunFolderError(f"{out}: no case is finished yet; `fedfit reproduce {comparison.name}` continues them")
     return comparison.only(cases)
 
 
@@ -35,7 +35,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     """Writes figure, tables, settings and verdicts from the finished runs in ``out``; runs nothing. Returns the paths.
 
     Raises:
-        FedfitError: when a run is not finished as wanted, or ``out`` cannot be written.
+        FedfitError: if a run is missing, unfinished or has another recipe, or ``out`` cannot be written.
     """
     rows = collect_comparison(comparison, out)
     trials = _trials(comparison, out)
@@ -45,24 +45,24 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def collect_comparison(comparison: Comparison, out: Path) -> list[Row]:
-    """A row for every run: by case and method in the comparison's order, then by seed.
+    """A row for every run, sorted by case and method in the comparison's order, then by seed.
 
     Raises:
-        RunFolderError: when a run is not there, not finished, or was run with another recipe.
+        RunFolderError: if a run is missing, unfinished or has another recipe.
     """
     rows: list[Row] = []
     for case in comparison.cases:
         sweep = main_sweep(comparison, case, out)
         if sweep is None:
-            remedy = f"`fedfit reproduce {comparison.name}` with the same options goes on with it"
+            remedy = f"`fedfit reproduce {comparison.name}` with the same options continues it"
             folder = comparison.search_folder(case.source, out)
-            raise RunFolderError(f"the search of the learning rates in {folder} is not finished: {remedy}")
+            raise RunFolderError(f"the search for the learning rates in {folder} is not finished: {remedy}")
         rows += collect(sweep, out / case.slug)
     return rows
 
 
 def row_pages(comparison: Comparison, rows: Sequence[Row], trials: Sequence[Trial]) -> dict[str, str]:
-    """The pages that are made of rows and trials alone, by file name."""
+    """File name → text of the pages that depend on rows and trials alone."""
     whole = comparison.whole()
     return {
         "table.md": table_page(comparison, rows, trials),

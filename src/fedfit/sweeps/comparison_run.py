@@ -1,4 +1,4 @@
-"""A comparison as stages for the runner: for each data set the search of the rates, then its cases."""
+"""A comparison as stages for the runner: for each data set the search for the learning rates, then the cases."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from fedfit.sweeps.sweep import Sweep
 
 
 def rates_found(comparison: Comparison, source: str, out: Path) -> dict[str, float] | None:
-    """The best rate of each method on ``source``, or ``None`` while the search is not finished."""
+    """The best rate of each method on ``source``, or ``None`` while the search is unfinished."""
     search, folder = comparison.search(source), comparison.search_folder(source, out)
     return None if unfinished(search.runs(), folder) else best_rates(read_trials(source, search, folder))
 
 
 def main_sweep(comparison: Comparison, case: Case, out: Path) -> Sweep | None:
-    """The runs of ``case`` at the rates that the search found, or ``None`` while it is not finished."""
+    """The main sweep of ``case`` at the rates that the search found, or ``None`` while the search is unfinished."""
     rates = rates_found(comparison, case.source, out)
     return None if rates is None else comparison.main(case, rates)
 
 
 def comparison_stages(comparison: Comparison, out: Path) -> Iterator[Stage]:
-    """A data set at a time: the search on it, then its cases.
+    """Yields the stages of one data set after another: the search, then the cases.
 
-    Rounds do not depend on the rate, so the main runs are counted and checked before the search, at the lowest rate.
+    The number of rounds does not depend on the rate, so the main runs can be counted and checked before the search, at the
+    lowest rate.
     """
     lowest = {method.name: min(comparison.rates) for method in comparison.methods}
     for source in comparison.sources():

@@ -19,17 +19,17 @@ does not have: nothing need be exchanged by local only and centralised, and of t
 
 
 def table_page(comparison: Comparison, rows: Sequence[Row], trials: Sequence[Trial]) -> str:
-    """``table.md``: a table a case, then the search of the learning rate."""
+    """The text of ``table.md``: one table per case, then the search for the learning rate."""
     groups = summarise(rows)
     parts = [f"# {comparison.title}", _LEGEND]
     for case in dict.fromkeys(group.panel for group in groups):
         parts += [f"## {case}", case_table([group for group in groups if group.panel == case])]
-    parts += ["## The search of the learning rate", _search_words(comparison, trials), _search_table(comparison, trials)]
+    parts += ["## The search of the learning rate", _search_text(comparison, trials), _search_table(comparison, trials)]
     return "\n\n".join(parts) + "\n"
 
 
 def case_table(groups: Sequence[Summary]) -> str:
-    """The methods of one case, a line each."""
+    """A table in Markdown with a line for each method of one case."""
     share = dict(groups[0].facts)["target"]
     assert isinstance(share, float)
     target = f"{100 * share:g} %"
@@ -62,7 +62,7 @@ def _line(group: Summary) -> tuple[str, ...]:
 
 
 def _to_target(group: Summary, measure: str, whole: str) -> str:
-    """``not reached`` and ``not simulated`` are two things: ``whole`` is the total that only a simulated run has."""
+    """The cell of ``measure``: ``not reached`` if no seed did, a dash without ``whole``, the total of a simulated run."""
     if group.mean[whole] is None:
         return ABSENT
     if not group.reached:
@@ -71,7 +71,7 @@ def _to_target(group: Summary, measure: str, whole: str) -> str:
     return f"{spread_text(group, measure, 1, 0)}{some}"
 
 
-def _search_words(comparison: Comparison, trials: Sequence[Trial]) -> str:
+def _search_text(comparison: Comparison, trials: Sequence[Trial]) -> str:
     part = " and ".join(dict.fromkeys(trial.part for trial in trials))
     return (
         f"Accuracy in percent on {part} rows after the last round. Every method was run at every rate, for each data set at "

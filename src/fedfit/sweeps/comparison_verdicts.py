@@ -1,4 +1,4 @@
-"""Whether the claims of a comparison hold, case by case and over all, from paired differences over the seeds."""
+"""Verdicts on the claims of a comparison, case by case and over all cases, from paired differences over the seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ made for the number of claims: of twenty that are empty, one comes out decided.
 
 @dataclass(frozen=True)
 class Judged:
-    """A pair of a claim with its difference by column: the label of each case, and ``OVER_ALL``."""
+    """A pair of a claim with its differences by column; columns are the labels of the cases, and ``OVER_ALL``."""
 
     higher: str
     lower: str
@@ -32,9 +32,9 @@ class Judged:
 
 
 def judge_claim(claim: Claim, rows: Sequence[Row]) -> list[Judged]:
-    """Every pair of ``claim`` whose two methods are in ``rows``, which must hold every seed of both in each case."""
-    there = {row.line for row in rows}
-    pairs = [(higher, lower) for higher, lower in claim.pairs if {higher, lower} <= there]
+    """Judges the pairs of ``claim`` whose methods are both in ``rows``; ``rows`` must hold all seeds of both in each case."""
+    methods = {row.line for row in rows}
+    pairs = [(higher, lower) for higher, lower in claim.pairs if {higher, lower} <= methods]
     return [Judged(higher, lower, _estimates(higher, lower, rows)) for higher, lower in pairs]
 
 
@@ -44,11 +44,11 @@ def claim_word(judged: Sequence[Judged], column: str) -> str:
 
 
 def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """``verdicts.md``: the claims over all cases, then each with its pairs case by case."""
+    """The text of ``verdicts.md``: all claims by case and over all cases, then each claim's pairs."""
     judged = {claim: found for claim in comparison.claims if (found := judge_claim(claim, rows))}
     columns = [*dict.fromkeys(row.panel for row in rows), OVER_ALL]
     summary = [
-        (claim.text, claim.source, _told(pairs), *(claim_word(pairs, column) for column in columns))
+        (claim.text, claim.source, _difference_text(pairs), *(claim_word(pairs, column) for column in columns))
         for claim, pairs in judged.items()
     ]
     parts = [
@@ -62,8 +62,8 @@ def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
     return "\n\n".join([*parts, "## How it is judged", RULE])
 
 
-def _told(pairs: Sequence[Judged]) -> str:
-    """The one difference, or the range of several."""
+def _difference_text(pairs: Sequence[Judged]) -> str:
+    """The difference of a single pair, or the range of several."""
     if len(pairs) == 1:
         return str(pairs[0].estimates[OVER_ALL])
     means = [pair.estimates[OVER_ALL].mean for pair in pairs]
@@ -85,7 +85,7 @@ def _estimates(higher: str, lower: str, rows: Sequence[Row]) -> dict[str, Estima
 
 
 def _differences(higher: str, lower: str, case: str, rows: Sequence[Row]) -> dict[int, float]:
-    """In points, by seed."""
+    """Seed → difference in points of accuracy."""
     high, low = (
         {row.seed: 100 * row.final for row in rows if (row.panel, row.line) == (case, name)} for name in (higher, lower)
     )

@@ -12,7 +12,7 @@ from fedfit.sweeps.sweep import Cell, Columns, Sweep
 
 
 def rows_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """One line a run."""
+    """CSV text with one line per run."""
     names = [*_names(rows[0].columns), "seed", *_names(rows[0].facts), *sweep.measures]
     lines = [
         [*_cells(row.columns), row.seed, *_cells(row.facts), *(row.values[name] for name in sweep.measures)] for row in rows
@@ -21,7 +21,7 @@ def rows_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def summary_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """One line a point: mean and standard deviation over its n seeds; with a target, how many of them reached it."""
+    """CSV text with one line per point: means and standard deviations over n seeds, ``reached`` of which met the target."""
     counts = ("n", "reached") if "rounds_to_target" in sweep.measures else ("n",)
     names = [f"{measure}_{kind}" for measure in sweep.measures for kind in ("mean", "sd")]
     lines: list[list[Cell]] = []
@@ -32,7 +32,7 @@ def summary_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def rounds_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """One line a run and round; bytes up and down since the start."""
+    """CSV text with one line per run and round; bytes are the total of both directions since the start."""
     lines: list[list[Cell]] = [
         [*_cells(row.columns), row.seed, number, value, sent]
         for row in rows
@@ -42,7 +42,7 @@ def rounds_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def csv_text(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """``None`` becomes an empty cell; numbers keep all their digits."""
+    """CSV text of ``lines`` under ``names``. ``None`` becomes an empty cell; numbers keep all their digits."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *lines])
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""What a reader has to know of a figure's settings: in short under it, and in full beside it."""
+"""The settings of a figure: a caption of one line, and the page ``settings.md``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedfit.sweeps.sweep import Setting, Sweep
 
 _MODELS = {"minilm": "MiniLM", "FacebookAI/roberta-base": "RoBERTa-base"}
 DATA_NAMES = {"ag_news": "AG News", "sst2": "SST-2", "pydocs": "docstring"}
-"""Data sets as captions and tables call them."""
+"""Names of data sets in captions and tables."""
 
 
 def caption(sweep: Sweep) -> str:
@@ -29,10 +29,10 @@ def caption(sweep: Sweep) -> str:
 
 
 def settings_text(sweep: Sweep) -> str:
-    """``settings.md``: the settings the paper prints beside those of the runs, then the others, then the whole recipe."""
+    """The text of ``settings.md``: the settings that the paper prints beside those of the runs, other settings, the recipe."""
     printed = [note for note in sweep.notes if note.paper is not None]
     chosen = [note for note in sweep.notes if note.paper is None]
-    lines = [(note.what, _here(sweep, note), note.why) for note in chosen]
+    lines = [(note.what, _recipe_values(sweep, note), note.why) for note in chosen]
     scale = f"Scale `{sweep.scale}`: " if sweep.scale else ""
     parts = [
         f"# {sweep.name}: {sweep.title}",
@@ -40,7 +40,7 @@ def settings_text(sweep: Sweep) -> str:
         "fixes the sample of the data, its spread over the devices, the initial adapter and head, the fleet and its channels.",
     ]
     if printed:
-        rows = [(note.what, note.paper or "", _here(sweep, note), note.why) for note in printed]
+        rows = [(note.what, note.paper or "", _recipe_values(sweep, note), note.why) for note in printed]
         parts += ["## Printed in the paper", table_text(("setting", "paper", "here", "remark"), rows)]
         parts += ["## Not printed in the paper, chosen here", table_text(("setting", "here", "remark"), lines)]
     elif lines:
@@ -62,16 +62,16 @@ def seed_words(seeds: Sequence[int]) -> str:
     return f"seeds {seeds[0]} to {seeds[-1]}" if in_turn else f"seeds {', '.join(map(str, seeds))}"
 
 
-def _here(sweep: Sweep, note: Setting) -> str:
-    return "; ".join(f"`{key}` = {_written(sweep.values(key))}" for key in note.keys)
+def _recipe_values(sweep: Sweep, note: Setting) -> str:
+    return "; ".join(f"`{key}` = {_values_text(sweep.values(key))}" for key in note.keys)
 
 
-def _written(values: Sequence[Any]) -> str:
-    """One value, or all of them where the key is swept."""
-    return ", ".join(_value(value) for value in values)
+def _values_text(values: Sequence[Any]) -> str:
+    """The value of a key, or all values of a swept key."""
+    return ", ".join(_value_text(value) for value in values)
 
 
-def _value(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "unset"
     if isinstance(value, tuple):
@@ -82,19 +82,19 @@ def _value(value: Any) -> str:
 
 
 def _swept(sweep: Sweep) -> list[str]:
-    """The keys that the points set to several values."""
+    """The keys that have several values over the points."""
     keys = dict.fromkeys(override.partition("=")[0] for point in sweep.points for override in point.overrides)
     return [key for key in keys if len(sweep.values(key)) > 1]
 
 
 def table_text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, without a newline at its end."""
+    """A table in Markdown, without a final newline."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def spread_text(summary: Summary, measure: str, factor: float, digits: int) -> str:
-    """``84.1 ± 1.7``: mean and standard deviation, each times ``factor``; a dash for a measure that the runs do not have."""
+    """``84.1 ± 1.7``: mean and standard deviation, each times ``factor``; a dash for a measure that the runs lack."""
     mean, sd = summary.mean[measure], summary.sd[measure]
     if mean is None:
         return ABSENT
@@ -107,5 +107,5 @@ def _rounds(sweep: Sweep) -> str:
     return _count(several[0], "round") if len(several) == 1 else f"{' or '.join(map(str, several))} rounds"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""A mean of paired differences over the seeds, and the word for it: ``PAIRED`` says how a claim is judged."""
+"""The mean of paired differences over the seeds, and the verdict on it; ``PAIRED`` states the rule."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Differences are in points of test accuracy after the last round, mean ± standar
 
 HOLDS, FAILS, NOISE = "holds", "does not hold", "within the noise"
 
-# Student's t, 97.5 % quantile, for 1 to 10 degrees of freedom; beyond, the last one errs on the side of "within the noise".
+# Student's t, 97.5 % quantile, for 1 to 10 degrees of freedom; beyond, the last value errs on the side of "within the noise".
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of ``n`` differences in points of accuracy, and its standard error; that of one is not known."""
+    """Mean of ``n`` differences in points of accuracy, and its standard error, ``None`` for a single difference."""
 
     mean: float
     error: float | None
@@ -32,14 +32,14 @@ class Estimate:
 
     @classmethod
     def of(cls, differences: Sequence[float]) -> Estimate:
-        """From a difference a seed."""
+        """The estimate from one difference per seed."""
         n = len(differences)
         error = statistics.stdev(differences) / math.sqrt(n) if n > 1 else None
         return cls(statistics.fmean(differences), error, n)
 
     @property
     def word(self) -> str:
-        """Whether the mean is above 0."""
+        """The verdict on the claim that the mean is above 0."""
         if self.error is None:
             return NOISE
         reach = _T[min(self.n - 1, len(_T)) - 1] * self.error
@@ -51,6 +51,6 @@ class Estimate:
 
 
 def joint_word(words: Iterable[str]) -> str:
-    """The verdict on a claim of several parts from the verdicts on each."""
+    """The verdict on a claim of several parts, from the verdicts on the parts."""
     found = set(words)
     return FAILS if FAILS in found else NOISE if NOISE in found else HOLDS

@@ -1,4 +1,4 @@
-"""A sweep's figure: the mean over the seeds with its spread, in the house style."""
+"""The figure of a sweep: the mean over the seeds with its spread, in the style of the reports."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fedfit.sweeps.rows import Row, summarise
 from fedfit.sweeps.sweep import Sweep
 
 _LETTERS_PER_INCH = 11
-"""Of a legend's text, about; and a line with its gaps takes as much room as six letters."""
+"""Letters of a legend's text per inch, roughly; a legend's line with its gaps is as wide as six letters."""
 
 _STEP_ASIDE = 0.012
-"""Of the axis: how far apart the lines' points at one x are drawn, so that each error bar can be read."""
+"""Distance between the points of different lines at one x, as a share of the axis, so that each error bar can be read."""
 
 
 def write_figure(sweep: Sweep, rows: Sequence[Row], caption: str, folder: Path) -> list[Path]:
-    """Draws ``rows`` into ``folder`` as ``<name>.png`` and ``.svg``; ``caption`` goes under the figure in small print."""
+    """Draws ``rows`` into ``folder`` as ``<name>.png`` and ``.svg``, with ``caption`` in small print; returns the paths."""
     with drawing():
         over_rounds = all(row.x is None for row in rows)
         figure = _over_rounds(sweep, rows) if over_rounds else _over_x(sweep, rows)
@@ -29,21 +29,21 @@ def write_figure(sweep: Sweep, rows: Sequence[Row], caption: str, folder: Path) 
 
 
 def mean_and_sd(curves: Sequence[Sequence[float]], factor: float) -> tuple[list[float], list[float]]:
-    """Place by place over ``curves`` of equal length, each value times ``factor``; one curve has no spread."""
+    """Mean and standard deviation over ``curves`` of equal length, round by round, times ``factor``; 0 for a single curve."""
     places = [[factor * value for value in values] for values in zip(*curves, strict=True)]
     spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in places]
     return [statistics.fmean(values) for values in places], spread
 
 
 def dodged(xs: Sequence[float], place: float, step: float, *, log: bool, low: float, high: float) -> list[float]:
-    """``xs`` moved aside by ``place`` steps, each a share of an axis from ``low`` to ``high``, by equal lengths on paper."""
+    """``xs`` moved by ``place`` steps of equal length on paper; ``step`` is a share of the axis from ``low`` to ``high``."""
     if log:
         return [x * (high / low) ** (place * step) for x in xs]
     return [x + (high - low) * place * step for x in xs]
 
 
 def _over_x(sweep: Sweep, rows: Sequence[Row]) -> Any:
-    """The metric after the last round over x; bars are the standard deviation over the seeds."""
+    """Draws the metric after the last round over x; error bars are the standard deviation over the seeds."""
     figure, axes = blank(SINGLE_INCHES)
     summaries = [point for point in summarise(rows) if point.x is not None]
     measure, factor = f"final_{sweep.metric.name}", sweep.metric.factor
@@ -64,25 +64,25 @@ def _over_x(sweep: Sweep, rows: Sequence[Row]) -> Any:
     axes.minorticks_off()
     axes.set_xlabel(sweep.axis.label)
     _draw_untrained(sweep, rows, axes)
-    _finish(sweep, axes)
+    _add_labels(sweep, axes)
     return figure
 
 
 def _over_rounds(sweep: Sweep, rows: Sequence[Row]) -> Any:
-    """The metric over rounds, a line a point: whole, and enlarged from round 1 on, where lines lie close to one another."""
+    """Draws the metric over rounds, a line per point, in two panels: all rounds, and enlarged from round 1 on."""
     figure, (whole, enlarged) = blank(WIDE_INCHES, ncols=2)
     _draw_curves(sweep, rows, whole, 0)
     whole.axhline(sweep.metric.factor * _untrained(rows), color=FAINT, linewidth=1.2, linestyle=":", label="untrained")
-    _finish(sweep, whole)
+    _add_labels(sweep, whole)
     _draw_curves(sweep, rows, enlarged, 1)
     enlarged.set_title("From round 1 on, enlarged")
     return figure
 
 
 def _draw_curves(sweep: Sweep, rows: Sequence[Row], axes: Any, first: int) -> None:
-    """From round ``first``; the band is the standard deviation over the seeds.
+    """Draws the means from round ``first`` on; the band is the standard deviation over the seeds.
 
-    A run that stopped early, at its target, ends the line of its point: the mean over fewer seeds is another line.
+    The line of a point ends with its shortest run, which may have stopped at its target: a mean over fewer seeds would jump.
     """
     for index, line in enumerate(dict.fromkeys(row.line for row in rows)):
         curves = [row.curve for row in rows if row.line == line]
@@ -97,23 +97,23 @@ def _draw_curves(sweep: Sweep, rows: Sequence[Row], axes: Any, first: int) -> No
 
 
 def _draw_untrained(sweep: Sweep, rows: Sequence[Row], axes: Any) -> None:
-    """As a line, unless it lies so far off that it would press the others together; the caption has it anyway."""
+    """Draws the untrained model as a line, unless it is so far off that it would compress the others; the caption states it."""
     low, high = axes.get_ylim()
     value = sweep.metric.factor * _untrained(rows)
     if low - (high - low) < value < high + (high - low):
         axes.axhline(value, color=FAINT, linewidth=1.2, linestyle=":", label="untrained")
 
 
-def _finish(sweep: Sweep, axes: Any) -> None:
+def _add_labels(sweep: Sweep, axes: Any) -> None:
     axes.set_ylabel(sweep.metric.label)
     axes.set_title(sweep.title)
     handles, names = axes.get_legend_handles_labels()
     if len(names) > 1:  # beside the title, where no error bar reaches
-        room = _LETTERS_PER_INCH * axes.figure.get_size_inches()[0]
-        columns = max(1, min(len(names), int(room / (max(map(len, names)) + 6))))
+        letters = _LETTERS_PER_INCH * axes.figure.get_size_inches()[0]
+        columns = max(1, min(len(names), int(letters / (max(map(len, names)) + 6))))
         axes.figure.legend(handles, names, loc="outside upper right", ncols=columns)
 
 
 def _untrained(rows: Sequence[Row]) -> float:
-    """Mean over all runs."""
+    """The untrained model's metric, as the mean over all runs."""
     return statistics.fmean(row.untrained for row in rows)

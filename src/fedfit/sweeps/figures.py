@@ -1,6 +1,6 @@
-"""The figures of the paper on joint rank and frequency (section 3.3), as sweeps. Nothing here runs.
+"""The figures of the paper on joint rank and frequency (section 3.3) as sweeps; this module runs nothing.
 
-``FIGURES`` is the table of what ``fedfit reproduce`` knows.
+``FIGURES`` is the table of figures for ``fedfit reproduce``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from fedfit.sweeps.bases import MEASURES, NOTES, SAMPLES_PER_DEVICE, SEEDS, base
 from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
 
 PLACEMENTS = {"all layers": "all", "last 3": "last:3", "middle 3": "middle:3", "first 3": "first:3"}
-"""Fig. 2, in the paper's order from best to worst: the line's name, and the layers."""
+"""Fig. 2: name of a line → its adapted layers, in the paper's order from best to worst."""
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Fig. 3."""
+"""The ranks of Fig. 3."""
 
 MAX_RANK = 32
 """The cap on the rank in Fig. 4 and 5: beyond it the paper sees overfitting (Fig. 3)."""
@@ -24,20 +24,20 @@ MAX_RANK = 32
 DEADLINES_S = (5.0, 12.0, 30.0, 70.0, 160.0)
 ENERGY_BUDGETS_J = (25.0, 300.0, 4000.0)
 FIXED_ENERGY_BUDGET_J = 1000.0
-"""Of every device in a round, in Fig. 4."""
+"""Energy budget of every device in a round, in Fig. 4."""
 FIXED_DEADLINE_S = 100.0
-"""Of a round, in Fig. 5."""
+"""Deadline of a round, in Fig. 5."""
 
 POLICIES = {"joint": "joint", "random frequency": "random_frequency"}
-"""The line's name, and ``plan.policy``. The first is the paper's proposal, the second its baseline."""
+"""Name of a line → ``plan.policy``: the paper's proposal, then its baseline."""
 
 _MATRIX_SIZE = {"smoke": 384, "small": 384, "paper": 768}
 
 
 def load_ratio(scale: str) -> float:
-    """Cycles of a device in a round, as a multiple of those at scale ``small``: samples, times the area of a matrix.
+    """Cycles of a device in a round, as a multiple of those at scale ``small``: proportional to samples times matrix area.
 
-    With ``T0`` and ``E0`` both multiplied by it, the greatest rank under eq. 1 and 3 stays what it was, since
+    Multiplying both ``T0`` and ``E0`` by this ratio keeps the greatest rank under eq. 1 and 3 unchanged, since
     ``E = Ω·(C|D|)³/T²``; the channel's part of both is small.
     """
     load = SAMPLES_PER_DEVICE[scale] * _MATRIX_SIZE[scale] ** 2
@@ -105,15 +105,15 @@ def _sweep(
 
 
 def _limits(values: tuple[float, ...], scale: str) -> tuple[float, ...]:
-    """The swept limits at ``scale``: the smoke test takes one that is tight and one that is not."""
+    """The swept limits at ``scale``; the smoke test takes only the tightest and the loosest."""
     shown = values if scale != "smoke" else (values[0], values[-1])
     return tuple(value * load_ratio(scale) for value in shown)
 
 
 def _planned_points(key: str, limits: tuple[float, ...]) -> tuple[Point, ...]:
-    """Both lines over ``limits``, the values of ``key``.
+    """The points of both lines over ``limits``, the values of ``key``.
 
-    A round in which no device can keep to its limits teaches nothing, and is no reason to stop the run.
+    A round in which no device can keep its limits trains nothing; the run continues.
     """
     common = (f"adapter.rank={MAX_RANK}", "federation.max_failed_rounds=1000")
     return tuple(
@@ -124,7 +124,7 @@ def _planned_points(key: str, limits: tuple[float, ...]) -> tuple[Point, ...]:
 
 
 def _planned(fixed: str) -> str:
-    """What a planned sweep adds to the recipe; ``fixed`` is the limit that is not swept."""
+    """The text that a planned sweep adds to the recipe; ``fixed`` is the limit that is not swept."""
     return f"""
 [plan]
 count = "formula"

@@ -1,4 +1,4 @@
-"""The words of ``fedfit sweep``: ``adapter.rank=4,8,16 seed=0..2`` as a grid of overrides."""
+"""Parses the arguments of ``fedfit sweep``, such as ``adapter.rank=4,8,16 seed=0..2``, into a grid of overrides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedfit.errors import Fault, RecipeError
 
 SEED = "seed"
 MAX_RUNS = 1000
-"""A grid beyond this is taken for a slip, such as a range with a digit too many."""
+"""A larger grid is refused as a likely mistake, such as a range with an extra digit."""
 
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 _OPENING, _CLOSING, _QUOTES = "[{(", "]})", "\"'"
@@ -20,9 +20,9 @@ _OPENING, _CLOSING, _QUOTES = "[{(", "]})", "\"'"
 
 @dataclass(frozen=True)
 class Grid:
-    """``axes`` are the keys of several values each, ``fixed`` the overrides (``section.key=value``) of every run.
+    """A grid: ``axes`` are the keys with several values, ``fixed`` the overrides (``section.key=value``) of every run.
 
-    ``seeds`` is empty where the words name none, and the recipe's own seed is meant.
+    Empty ``seeds`` stand for the recipe's own seed.
     """
 
     axes: tuple[tuple[str, tuple[str, ...]], ...]
@@ -30,19 +30,19 @@ class Grid:
     seeds: tuple[int, ...]
 
     def cells(self) -> list[tuple[tuple[str, str], ...]]:
-        """Every combination of one value a key, the last key changing first; a grid without axes has the one empty cell."""
+        """Every combination of one value per key, the last key changing fastest; a grid without axes has one empty cell."""
         keys = [key for key, _ in self.axes]
         return [tuple(zip(keys, values, strict=True)) for values in product(*(values for _, values in self.axes))]
 
 
 def parse_grid(words: Sequence[str]) -> Grid:
-    """A grid from ``section.key=values``: values are divided by commas, ``a..b`` are the whole numbers from a to b.
+    """The grid of ``section.key=values``: commas separate values, ``a..b`` stands for the whole numbers from a to b.
 
-    Commas in brackets, braces and quotes divide nothing, so that a list is one value, as in
+    Commas in brackets, braces and quotes do not separate, so that a list is one value, as in
     ``adapter.targets=["query"],["query","key"]``.
 
     Raises:
-        RecipeError: with every fault of the words.
+        RecipeError: with every fault in ``words``.
     """
     faults: list[Fault] = []
     values: dict[str, tuple[str, ...]] = {}
@@ -51,7 +51,7 @@ def parse_grid(words: Sequence[str]) -> Grid:
         if not equals or not key:
             faults.append(Fault("override", word, "write section.key=value, for example adapter.rank=4,8,16"))
         elif key in values:
-            faults.append(Fault(key, text, "the key is given twice; write all its values behind one ="))
+            faults.append(Fault(key, text, "the key is given twice; write all its values after one ="))
         else:
             values[key] = _values(key, text, faults)
     seeds = _seeds(values.pop(SEED, ()), faults)
@@ -64,7 +64,7 @@ def parse_grid(words: Sequence[str]) -> Grid:
 
 
 def split_values(text: str) -> list[str]:
-    """``text`` divided at commas outside of brackets, braces and quotes; each part without spaces around it."""
+    """``text`` split at commas outside brackets, braces and quotes; each part without surrounding spaces."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -82,7 +82,7 @@ def split_values(text: str) -> list[str]:
 
 def _values(key: str, text: str, faults: list[Fault]) -> tuple[str, ...]:
     if not text:
-        return ("",)  # takes the key out of the recipe, as everywhere
+        return ("",)  # removes the key from the recipe, as every override does
     found: list[str] = []
     for part in split_values(text):
         bounds = _RANGE.fullmatch(part)
@@ -109,7 +109,7 @@ def _range(key: str, part: str, first: int, last: int, faults: list[Fault]) -> l
 
 
 def _seeds(values: Sequence[str], faults: list[Fault]) -> tuple[int, ...]:
-    """Whether a seed is in range is the recipe's to say."""
+    """The seeds as whole numbers; the recipe checks their range."""
     wrong = [value for value in values if not re.fullmatch(r"-?\d+", value)]
     if wrong:
         faults.append(Fault(SEED, ",".join(wrong), "seeds are whole numbers; write seed=0..2 or seed=3,7"))

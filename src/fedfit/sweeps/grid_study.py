@@ -32,10 +32,10 @@ _SHOWN = {
     "simulated_j": ("energy, J", 1.0, 1),
     "wall_s": ("wall time, s", 1.0, 1),
 }
-"""Columns of the table after the metric: heading, factor, digits. A column without a single value is left out."""
+"""Columns of the table after the metric: measure → heading, factor, digits. A column without any value is omitted."""
 
 _LOG_FROM = 8
-"""The x axis is logarithmic when its largest value is at least this many times its smallest, and that is above 0."""
+"""The x axis is logarithmic if its smallest value is positive and its largest at least this many times the smallest."""
 
 _LONGEST_SLUG = 120
 
@@ -45,14 +45,14 @@ def grid_study(recipe_text: str, grid: Grid, metric: str = "accuracy", origin: s
 
     Args:
         metric: the name of the metric in table and figure.
-        origin: the file or name that the text is from, for messages.
+        origin: the file or name of the recipe, for messages.
 
     Raises:
-        RecipeError: for a fault of a key in any of the cells.
+        RecipeError: for an invalid key or value in any cell.
     """
     sweep = grid_sweep(recipe_text, grid, Metric(metric), origin)
     for point in sweep.points:
-        sweep.recipe(point, sweep.seeds[0])  # so that a fault of the last cell is reported before data are read
+        sweep.recipe(point, sweep.seeds[0])  # reports a fault of the last cell before any data are read
     return Study(
         NAME,
         Path("runs") / sweep.name,
@@ -64,9 +64,9 @@ def grid_study(recipe_text: str, grid: Grid, metric: str = "accuracy", origin: s
 
 
 def grid_sweep(recipe_text: str, grid: Grid, metric: Metric, origin: str = "the text") -> Sweep:
-    """``grid`` over a recipe as a sweep: the first key of numbers is x, all other keys together name the line.
+    """``grid`` over a recipe as a sweep: the first numeric key is x, all other keys together name the line.
 
-    Without a key of numbers, x is the rounds and a cell is a line.
+    Without a numeric key, x is the round and each cell is a line.
     """
     recipe = parse_recipe(recipe_text, grid.fixed, origin)
     across = next((key for key, values in grid.axes if all(_number(value) is not None for value in values)), None)
@@ -74,7 +74,7 @@ def grid_sweep(recipe_text: str, grid: Grid, metric: Metric, origin: str = "the 
     swept = [key for key, _ in grid.axes]
     return Sweep(
         name=f"{NAME}-{recipe.name}",
-        title=f"{recipe.name}: {metric.key.replace('_', ' ')} by {' and '.join(map(_short, swept)) or SEED}",
+        title=f"{recipe.name}: {metric.key.replace('_', ' ')} by {' and '.join(map(_last_part, swept)) or SEED}",
         axis=Axis(across or "Round", log2=_is_log([point.x for point in points if point.x is not None])),
         base=recipe_text,
         points=points,
@@ -90,7 +90,7 @@ def write_grid(sweep: Sweep, out: Path) -> list[Path]:
     """Writes figure, table, CSV files and settings from the finished runs in ``out``; runs nothing. Returns the paths.
 
     Raises:
-        FedfitError: for a run that is not finished, a metric that it did not measure, or a folder that cannot be written.
+        FedfitError: for an unfinished run, a metric that a run did not measure, or a folder that cannot be written.
     """
     rows = collect(sweep, out)
     pages = {"table.md": table_page(sweep, rows)} | sweep_pages(sweep, rows)
@@ -98,7 +98,7 @@ def write_grid(sweep: Sweep, out: Path) -> list[Path]:
 
 
 def table_page(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """``table.md``: a line a cell of the grid, mean ± standard deviation over the seeds."""
+    """The text of ``table.md``: a line per cell of the grid, mean ± standard deviation over the seeds."""
     summaries = summarise(rows)
     shown = [name for name in _SHOWN if any(summary.mean[name] is not None for summary in summaries)]
     digits = 1 if sweep.metric.is_share else 4
@@ -113,8 +113,8 @@ def table_page(sweep: Sweep, rows: Sequence[Row]) -> str:
         for summary in summaries
     ]
     words = (
-        f"Mean ± standard deviation over {seed_words(sweep.seeds)}, after the last round. Bytes, seconds and joules are of the "
-        "whole run; 1 MB is a million bytes. Planned rounds have the simulated columns."
+        f"Mean ± standard deviation over {seed_words(sweep.seeds)}, after the last round. Bytes, seconds and joules are "
+        "totals of the run; 1 MB is a million bytes. Simulated seconds and energy are those of planned rounds."
     )
     return f"# {sweep.title}\n\n{words}\n\n{table_text(head, lines)}\n"
 
@@ -122,7 +122,7 @@ def table_page(sweep: Sweep, rows: Sequence[Row]) -> str:
 def _point(cell: Sequence[tuple[str, str]], across: str | None, grid: Grid) -> Point:
     given = dict(cell)
     x = None if across is None else _number(given[across])
-    others = [f"{_short(key)} = {value}" for key, value in cell if key != across]
+    others = [f"{_last_part(key)} = {value}" for key, value in cell if key != across]
     return Point(
         line=", ".join(others) or (across or "all runs"),
         x=x,
@@ -133,12 +133,12 @@ def _point(cell: Sequence[tuple[str, str]], across: str | None, grid: Grid) -> P
 
 
 def _folder(given: Mapping[str, str]) -> str:
-    """``rank-4-layers-last-3``: the same for a cell whatever the other cells are, so that a grid can grow.
+    """The folder name of a cell, such as ``rank-4-layers-last-3``; it depends on the cell alone, so that a grid can grow.
 
-    A value that a folder's name cannot hold as it is has a digest behind it, which keeps cells apart.
+    A value that must be changed to fit a folder name is followed by a digest, so that no two cells share a folder.
     """
-    short = {_short(key) for key in given}
-    names = {key: _short(key) if len(short) == len(given) else key for key in given}
+    short = {_last_part(key) for key in given}
+    names = {key: _last_part(key) if len(short) == len(given) else key for key in given}
     slug = "-".join(f"{names[key]}-{_slug(value)}" for key, value in given.items()) or "all"
     return slug if len(slug) <= _LONGEST_SLUG else f"{slug[:_LONGEST_SLUG]}-{_digest(slug)}"
 
@@ -152,7 +152,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
 
 
-def _short(key: str) -> str:
+def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
@@ -166,7 +166,7 @@ def _number(value: str) -> float | None:
 
 
 def _cell(value: str) -> Cell:
-    """Whole numbers stay whole; anything else stays as it was written, without quotes around it."""
+    """``value`` as a cell of a table: a whole number, another number, or the text without its quotes."""
     found: Any = _number(value)
     if found is None:
         return value.strip("\"'")

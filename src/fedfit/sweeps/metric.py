@@ -1,4 +1,4 @@
-"""Which measured value of a round a sweep reads: the only place that knows its key in ``rounds.jsonl``."""
+"""The metric that a sweep reads from its runs; only this module knows its key in ``rounds.jsonl``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedfit.reports.metrics import Measure
 from fedfit.reports.read import RunData, number
 
 PARTS = ("test", "validation")
-"""The rows that a value is measured on; each is the prefix of its keys."""
+"""The rows that a metric is measured on; each name is the prefix of its keys."""
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,33 @@ class Metric:
 
     @property
     def key(self) -> str:
-        """Its key in a line of ``rounds.jsonl``."""
+        """The metric's key in a line of ``rounds.jsonl``."""
         return f"{self.part}_{self.name}"
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share of 1, which tables and figures show in percent."""
+        """Whether the metric is a share of 1, which tables and figures show in percent."""
         return Measure.of(self.key).is_share
 
     @property
     def factor(self) -> float:
-        """Turns the value as recorded into the value as shown."""
+        """Factor from the recorded value to the displayed value."""
         return 100.0 if self.is_share else 1.0
 
     @property
     def label(self) -> str:
-        """For an axis: ``Test accuracy (%)``."""
+        """Label for an axis: ``Test accuracy (%)``."""
         return f"{self.key.capitalize().replace('_', ' ')}{' (%)' if self.is_share else ''}"
 
     def shown(self, value: float) -> str:
-        """``0.861`` as ``86.1 %``, a value that is no share as ``0.861``."""
+        """``value`` as text: ``86.1 %`` for a share, ``0.861`` for any other metric."""
         return f"{100 * value:.1f} %" if self.is_share else f"{value:.4g}"
 
     def of(self, line: Mapping[str, Any]) -> float:
-        """The value in a line of ``rounds.jsonl``; NaN where the round did not measure it.
+        """The value in a line of ``rounds.jsonl``; NaN if the round did not measure it.
 
         Raises:
-            RecipeError: for a metric that these lines do not have; it names those that they have.
+            RecipeError: for a metric that is missing in evaluated rounds; the message names the metrics that they have.
         """
         known = names_in(line, self.part)
         if known and self.name not in known:
@@ -71,10 +71,9 @@ class Metric:
         return RecipeError([Fault("--metric", self.name, f"the runs do not measure it; {measured}")], "the sweep")
 
     def deciding(self, data: RunData) -> Metric:
-        """The same metric on the rows that may decide: the validation part if the run has one, else this one's own rows.
+        """The same metric on the rows that decide: the validation part if the run has one, else this metric's own rows.
 
-        Learning rates are chosen, and a target counts as reached, by these rows, so that a run with a validation part
-        reports test rows that decided nothing.
+        These rows choose learning rates, and decide when a target is reached. With a validation part, test rows decide nothing.
         """
         on_validation = replace(self, part="validation")
         measured = any(not math.isnan(number(line.get(on_validation.key))) for line in data.rounds)
@@ -82,5 +81,5 @@ class Metric:
 
 
 def names_in(line: Mapping[str, Any], part: str = "test") -> list[str]:
-    """The metrics that a line of ``rounds.jsonl`` holds for the rows of ``part``."""
+    """The names of the metrics on the rows of ``part`` in a line of ``rounds.jsonl``."""
     return [key.removeprefix(f"{part}_") for key in line if key.startswith(f"{part}_")]

@@ -1,6 +1,7 @@
-"""``fedfit reproduce mixed-ranks``: the rules that take devices of unequal ranks, beside what bounds them from below and above.
+"""``fedfit reproduce mixed-ranks``: the rules for devices of unequal ranks, beside lower and upper bounds.
 
-After the table of FSLoRA (arXiv 2501.19389): 20 devices whose ranks are 1/8, 1/4 and 1/2 of the global 64. Nothing here runs.
+Follows the table of FSLoRA (arXiv 2501.19389): 20 devices with ranks of 1/8, 1/4 and 1/2 of the global 64. This module runs
+nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SCALES = ("smoke", "small")
 
 @dataclass(frozen=True)
 class Size:
-    """What a scale runs. ``test_samples`` and ``rounds`` are by data set."""
+    """The size of the comparison at one scale. ``test_samples`` and ``rounds`` are by data set."""
 
     sources: tuple[str, ...]
     alphas: tuple[float, ...]
@@ -30,18 +31,18 @@ class Size:
 
 
 ROUNDS = {"ag_news": 8, "sst2": 12}
-"""Two classes that devices hold unequally take longer."""
+"""Rounds by data set; the two classes of SST-2, spread unequally over the devices, need more."""
 LOCAL_STEPS = 8
 SAMPLES = 3000
 """Training samples of all devices together: 150 a device on average."""
 TEST_SAMPLES = {"ag_news": 1000, "sst2": 872}
-"""SST-2's development set, the test here, has no more than 872."""
+"""Test samples by data set; SST-2 is tested on its development set, which has only 872."""
 RATES = (5e-3, 1e-2, 2e-2)
 ALPHAS = (0.1, 0.5)
 SEARCH_ALPHA = 0.5
 SEARCH_SEED = 1000
 TARGETS = {"ag_news": 0.80, "sst2": 0.70, "pydocs": 0.50}
-"""The accuracy that seconds and joules are counted to, by data set."""
+"""Target accuracy by data set; seconds and joules count until it is reached."""
 
 SIZES = {
     "smoke": Size(("pydocs",), (0.5,), (1e-3, 3e-3), {"pydocs": 2}, 200, {"pydocs": 100}, 4, 2, 1),
@@ -51,10 +52,10 @@ SIZES = {
 BATCH_SIZE = 16
 RANK = 64
 RANKS = (8, 16, 32)
-"""1/8, 1/4 and 1/2 of ``RANK``; each device draws one of them, and the seed alone decides which."""
+"""1/8, 1/4 and 1/2 of ``RANK``; each device draws one of them, by the seed alone."""
 
-# A fleet of phones: eq. 2 and 3 charge 0.5 to 12 W at these frequencies. Every device runs at its own highest one, since there
-# is no deadline and no budget that binds, so that time and energy are those of the ranks and bytes alone.
+# A fleet of phones: eq. 2 and 3 charge 0.5 to 12 W at these frequencies. No deadline and no budget binds, so every device runs
+# at its highest frequency, and only ranks and bytes make a difference in time and energy.
 _FLEET = (
     'plan.policy="fixed"',
     'plan.count="sent"',
@@ -72,7 +73,7 @@ LOWEST, FULL = "FedAvg, lowest rank", "FedAvg, full rank"
 LOCAL, CENTRAL = "local only", "centralised"
 
 MIXED = {FSLORA: "fslora", HETLORA: "hetlora", FLEXLORA: "flexlora", STACKING: "flora"}
-"""The line's name, and ``federation.rule``, of the methods whose devices have ranks of their own."""
+"""Name of a line → ``federation.rule``, for the methods whose devices have their own ranks."""
 
 
 def mixed_ranks(scale: str) -> Comparison:
@@ -100,7 +101,7 @@ def mixed_ranks(scale: str) -> Comparison:
 
 
 def methods(size: Size) -> tuple[Method, ...]:
-    """The lines, in the order of the table. All train at the same scale s = 1: α is always the global rank."""
+    """The methods in the order of the table. All train at the same scale s = 1: α always equals the global rank."""
     ranks = f"federation.ranks={{choice={list(RANKS)}}}"
     lowest = (f"adapter.rank={RANKS[0]}", f"adapter.alpha={RANKS[0]}")
     return (
@@ -113,7 +114,7 @@ def methods(size: Size) -> tuple[Method, ...]:
 
 
 def _central(size: Size) -> tuple[str, ...]:
-    """One device with all the data, at full rank. Its round has as many steps as those of all devices together."""
+    """Overrides for one device with all data, at full rank. Its round has as many steps as those of all devices together."""
     steps = size.devices_per_round * LOCAL_STEPS
     return (
         'federation.rule="fedavg"',
@@ -151,7 +152,8 @@ batch_size = {BATCH_SIZE}
 """
 
 
-def _each(higher: str | tuple[str, ...], lower: str | tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _pairs(higher: str | tuple[str, ...], lower: str | tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """All pairs ``(higher, lower)`` of the given methods."""
     highs, lows = ((names,) if isinstance(names, str) else names for names in (higher, lower))
     return tuple((high, low) for high in highs for low in lows)
 
@@ -160,13 +162,13 @@ _FSLORA_TABLE = "FSLoRA's table, 20 devices, mean over GLUE: FSLoRA 83.3, {} %"
 _FEDERATED = (*MIXED, LOWEST, FULL)
 
 CLAIMS = (
-    Claim("FSLoRA above HetLoRA", _FSLORA_TABLE.format("HetLoRA 79.6"), _each(FSLORA, HETLORA)),
-    Claim("FSLoRA above FlexLoRA", _FSLORA_TABLE.format("FlexLoRA 78.9"), _each(FSLORA, FLEXLORA)),
-    Claim("FSLoRA above stacking", _FSLORA_TABLE.format("stacking 78.9"), _each(FSLORA, STACKING)),
-    Claim("mixed ranks above FedAvg at the lowest rank", "the reason for mixed ranks at all", _each(tuple(MIXED), LOWEST)),
-    Claim("FedAvg at full rank above mixed ranks", "every device as strong as the best: a ceiling", _each(FULL, tuple(MIXED))),
-    Claim("federated above local only", "the reason to federate at all", _each(_FEDERATED, LOCAL)),
-    Claim("centralised above all", "all data in one place: a ceiling", _each(CENTRAL, (*_FEDERATED, LOCAL))),
+    Claim("FSLoRA above HetLoRA", _FSLORA_TABLE.format("HetLoRA 79.6"), _pairs(FSLORA, HETLORA)),
+    Claim("FSLoRA above FlexLoRA", _FSLORA_TABLE.format("FlexLoRA 78.9"), _pairs(FSLORA, FLEXLORA)),
+    Claim("FSLoRA above stacking", _FSLORA_TABLE.format("stacking 78.9"), _pairs(FSLORA, STACKING)),
+    Claim("mixed ranks above FedAvg at the lowest rank", "the reason for mixed ranks at all", _pairs(tuple(MIXED), LOWEST)),
+    Claim("FedAvg at full rank above mixed ranks", "every device as strong as the best: a ceiling", _pairs(FULL, tuple(MIXED))),
+    Claim("federated above local only", "the reason to federate at all", _pairs(_FEDERATED, LOCAL)),
+    Claim("centralised above all", "all data in one place: a ceiling", _pairs(CENTRAL, (*_FEDERATED, LOCAL))),
 )
 
 NOTES = (
@@ -219,4 +221,4 @@ NOTES = (
         "the second values are defaults that centralised does not read",
     ),
 )
-"""What a reader has to know; ``paper`` is FSLoRA's."""
+"""The settings to report; ``paper`` is FSLoRA's value."""

@@ -1,4 +1,4 @@
-"""The pages of finished runs: which every sweep has, and how they are written."""
+"""The pages that every sweep has, and writing the pages of a study."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedfit.sweeps.sweep import Sweep
 
 
 def sweep_pages(sweep: Sweep, rows: Sequence[Row]) -> dict[str, str]:
-    """Tables and settings of any sweep, by file name."""
+    """File name → text of the tables and settings of any sweep."""
     return {
         f"{sweep.name}.csv": rows_csv(sweep, rows),
         f"{sweep.name}-summary.csv": summary_csv(sweep, rows),
@@ -24,10 +24,10 @@ def sweep_pages(sweep: Sweep, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def write_pages(out: Path, pages: Mapping[str, str], draw: Callable[[], list[Path]]) -> list[Path]:
-    """Writes ``pages`` (text by file name) into ``out`` and calls ``draw``; returns all paths, those of the figure first.
+    """Writes ``pages`` (text by file name) into ``out`` and calls ``draw``; returns all paths, the figure's first.
 
     Raises:
-        RunFolderError: when ``out`` cannot be written.
+        RunFolderError: if ``out`` cannot be written.
     """
     try:
         for name, text in pages.items():

@@ -1,4 +1,4 @@
-"""Which learning rate a method gets: the best of those tried, by the accuracy of the search's runs."""
+"""Chooses the learning rate of each method: the rate with the highest accuracy in the search."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedfit.sweeps.sweep import Sweep
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the search. ``accuracy`` is that of the last round, a share of 1, NaN where it was not measured.
+    """One run of the search. ``accuracy`` is the last round's, a share of 1; NaN if it was not measured.
 
-    ``part`` are the rows it was measured on: the validation part of a run that has one, else the test rows.
+    ``part`` names the rows measured: the validation part if the run has one, else the test rows.
     """
 
     source: str
@@ -28,7 +28,7 @@ class Trial:
 
 
 def read_trials(source: str, search: Sweep, folder: Path) -> list[Trial]:
-    """A trial for each run of ``search``, which must be finished in ``folder``; by method, then by rate.
+    """A trial for each run of ``search``, which must be finished in ``folder``; sorted by method, then by rate.
 
     The lines of ``search`` are the methods, and its x is the rate.
     """
@@ -43,7 +43,7 @@ def read_trials(source: str, search: Sweep, folder: Path) -> list[Trial]:
 
 
 def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
-    """By method, the rate of the highest accuracy; of equal ones the lowest rate. ``trials`` are of one data set."""
+    """Method → the rate of the highest accuracy, the lowest of equally good rates. ``trials`` are of one data set."""
     best: dict[str, Trial] = {}
     for trial in trials:
         held = best.get(trial.method)
@@ -53,13 +53,13 @@ def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
 
 
 def rates_csv(trials: Sequence[Trial]) -> str:
-    """One line a trial, with whether its rate was chosen."""
+    """CSV text with one line per trial; ``chosen`` is 1 for the rate chosen, else 0."""
     lines = [[t.source, t.method, t.rate, t.accuracy, int(chosen)] for t, chosen in with_choice(trials)]
     return csv_text(("data", "method", "learning_rate", "final_accuracy", "chosen"), lines)
 
 
 def with_choice(trials: Sequence[Trial]) -> list[tuple[Trial, bool]]:
-    """Each trial, and whether its rate is the one chosen for its method and data set."""
+    """Each trial, and whether its rate was chosen for its method and data set."""
     sources = dict.fromkeys(trial.source for trial in trials)
     chosen = {source: best_rates([trial for trial in trials if trial.source == source]) for source in sources}
     return [(trial, chosen[trial.source][trial.method] == trial.rate) for trial in trials]

@@ -1,4 +1,4 @@
-"""The studies that ``fedfit reproduce`` knows: figures of a paper, and comparisons of rules."""
+"""The studies of ``fedfit reproduce``: figures of a paper, and comparisons of rules."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from fedfit.sweeps.verdicts import verdicts_text
 COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
     MIXED_RANKS: (mixed_ranks, MIXED_RANKS_SCALES),
 }
-"""What ``fedfit reproduce`` knows beside ``FIGURES``, with the scales that each has."""
+"""The studies beside ``FIGURES``: name → function that makes the comparison, and its scales."""
 
 
 def find_study(figure: str, scale: str = "small", seeds: int | None = None, *, only: str | None = None) -> Study:
-    """The study behind the name of a figure or a comparison; runs nothing.
+    """The study of the named figure or comparison; runs nothing.
 
     Args:
         figure: one of ``FIGURES`` or of ``COMPARISONS``.
-        seeds: how many, counted from 0; by default as many as the scale has.
-        only: of a comparison, the cases whose names have this text (``ag_news``, ``sst2-0.1``). Pages are then written of
-            every case that is finished, those of other calls included.
+        seeds: the number of seeds, counted from 0; by default the scale's number.
+        only: restricts a comparison to the cases whose names contain this text (``ag_news``, ``sst2-0.1``). The pages then
+            cover every finished case, including those of other calls.
 
     Raises:
-        RecipeError: for an unknown figure, scale or case, or fewer seeds than one; all of them at once.
+        RecipeError: for an unknown figure, scale or case, or fewer seeds than one; all faults at once.
     """
     faults = [*_name_faults(figure, scale), *_seed_faults(seeds)]
     if figure in FIGURES and only is not None:
@@ -53,7 +53,7 @@ def find_study(figure: str, scale: str = "small", seeds: int | None = None, *, o
 
 
 def figure_study(sweep: Sweep) -> Study:
-    """A study of one sweep that bears the name of one of ``FIGURES``."""
+    """The study of one sweep, named as one of ``FIGURES``."""
     return Study(
         sweep.name,
         Path("runs") / f"{sweep.name}-{sweep.scale}",
@@ -64,17 +64,17 @@ def figure_study(sweep: Sweep) -> Study:
 
 
 def comparison_study(comparison: Comparison, only: str | None = None) -> Study:
-    """A study of a search of learning rates and the main runs; ``only`` as in :func:`find_study`.
+    """The study of a comparison: the search for learning rates, then the main runs; ``only`` as in :func:`find_study`.
 
     Raises:
-        RecipeError: when no case has ``only`` in its name.
+        RecipeError: if no case's name contains ``only``.
     """
     wanted = comparison
     if only is not None:
         cases = comparison.matching(only)
         if not cases:
             names = ", ".join(case.slug for case in comparison.cases)
-            raise RecipeError([Fault("--only", only, f"no case has this in its name; choose from {names}")], "the command")
+            raise RecipeError([Fault("--only", only, f"no case's name contains this text; choose from {names}")], "the command")
         wanted = comparison.only(cases)
 
     def write(out: Path) -> list[Path]:
@@ -88,7 +88,7 @@ def write_sweep(sweep: Sweep, out: Path) -> list[Path]:
     """Writes figure, tables, settings and verdicts from the finished runs in ``out``; runs nothing. Returns the paths.
 
     Raises:
-        RunFolderError: for a run that is not finished, or a folder that cannot be written.
+        RunFolderError: for an unfinished run, or a folder that cannot be written.
     """
     rows = collect(sweep, out)
     pages = sweep_pages(sweep, rows) | {"verdicts.md": verdicts_text(sweep.name, rows)}
@@ -98,8 +98,8 @@ def write_sweep(sweep: Sweep, out: Path) -> list[Path]:
 def _name_faults(figure: str, scale: str) -> list[Fault]:
     figures = [*FIGURES, *COMPARISONS]
     scales = COMPARISONS[figure][1] if figure in COMPARISONS else SCALES
-    what = f"{figure} has no such scale" if figure in figures else "unknown scale"
-    faults = (_unknown("figure", figure, figures, "unknown figure"), _unknown("--scale", scale, scales, what))
+    problem = f"{figure} has no such scale" if figure in figures else "unknown scale"
+    faults = (_unknown("figure", figure, figures, "unknown figure"), _unknown("--scale", scale, scales, problem))
     return [fault for fault in faults if fault is not None]
 
 
@@ -107,10 +107,10 @@ def _seed_faults(seeds: int | None) -> list[Fault]:
     return [Fault("--seeds", seeds, "must be at least 1")] if seeds is not None and seeds < 1 else []
 
 
-def _unknown(key: str, given: str, known: Iterable[str], what: str) -> Fault | None:
-    """A name one digit off another figure is another figure, so a figure is guessed by its letters alone."""
+def _unknown(key: str, given: str, known: Iterable[str], problem: str) -> Fault | None:
+    """The fault of an unknown name, or ``None``. Names that differ in their last digit alone are no suggestion."""
     names = list(known)
     if given in names:
         return None
     lettered = [name for name in names if not (name[:-1] == given[:-1] and name[-1:].isdigit() and given[-1:].isdigit())]
-    return Fault(key, given, f"{what}; {did_you_mean(given, lettered)}choose one of {', '.join(names)}")
+    return Fault(key, given, f"{problem}; {did_you_mean(given, lettered)}choose one of {', '.join(names)}")

@@ -1,6 +1,6 @@
-"""From finished run folders to rows: the same rows for a figure, a comparison and a grid.
+"""Reads finished run folders into rows, the common input of figures, comparisons and grids.
 
-A row is computed from the run folder alone, so that every number can be made again.
+A row depends on the run folder alone, so that every number can be computed again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedfit.sweeps.sweep import Columns, Point, Sweep
 
 @dataclass(frozen=True)
 class Row:
-    """One run. ``values`` are its measures by name; ``None`` is what the run does not have.
+    """One run. ``values`` are its measures by name; ``None`` marks a measure that the run lacks.
 
     ``columns`` and ``facts`` stand before and after the seed in tables; ``line``, ``x`` and ``panel`` place it on a figure.
     ``curve`` is the sweep's metric and ``sent_bytes`` the bytes up and down since the start, both from round 0 on, the
@@ -30,7 +30,7 @@ class Row:
     Measures: ``final_<metric>`` for every metric on test rows and ``untrained_<metric>``; ``mean_rank`` over the rounds that
     have a common rank; totals over the rounds of ``simulated_s``, ``simulated_j`` (of all devices), ``uplink_bytes``,
     ``downlink_bytes``, ``wall_s``, ``server_s`` (wall seconds of the rule's own work) and ``refused`` (updates). The measures
-    ``_to_target`` run to the end of the first round at the target or above, and are ``None`` if no round reached it.
+    ``_to_target`` count to the end of the first round at the target or above, and are ``None`` if no round reached it.
     """
 
     columns: Columns
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A point over its ``n`` seeds: ``mean`` and ``sd`` by measure, over the seeds that have it.
+    """One point, summarised over its ``n`` seeds: ``mean`` and ``sd`` by measure, over the seeds that have the measure.
 
     ``sd`` is the sample standard deviation (n − 1), ``None`` for fewer than two values. ``reached`` is the number of seeds that
     reached the target.
@@ -76,24 +76,24 @@ class Summary:
 
 
 def collect(sweep: Sweep, out: Path) -> list[Row]:
-    """A row for every run: by point in the sweep's order, then by seed.
+    """A row for every run, sorted by point in the sweep's order, then by seed.
 
     Raises:
-        RunFolderError: when a run is not there, not finished, or was run with another recipe.
+        RunFolderError: if a run is missing, unfinished or has another recipe.
     """
     runs = sweep.runs()
     left = unfinished(runs, out)
     if left:
         first = out / RUNS_FOLDER / left[0].folder
-        remedy = f"`{sweep.command}` with the same options goes on with them"
-        raise RunFolderError(f"{len(left)} of {len(runs)} runs are not finished as wanted, the first {first}: {remedy}")
+        remedy = f"`{sweep.command}` with the same options continues them"
+        raise RunFolderError(f"{len(left)} of {len(runs)} runs are not finished with this recipe, the first {first}: {remedy}")
     order = {point: place for place, point in enumerate(sweep.points)}
     runs.sort(key=lambda run: (order[run.point], run.seed))
     return [row_of(sweep, run.point, run.seed, read_run(out / RUNS_FOLDER / run.folder)) for run in runs]
 
 
 def row_of(sweep: Sweep, point: Point, seed: int, data: RunData) -> Row:
-    """The row of one run that has at least one round."""
+    """The row of one run with at least one round."""
     curve = tuple(sweep.metric.series(data))
     sent = accumulate(up + down for up, down in zip(data.series("uplink_bytes"), data.series("downlink_bytes"), strict=True))
     labels = data.partition["labels"] if data.partition else []
@@ -104,7 +104,7 @@ def row_of(sweep: Sweep, point: Point, seed: int, data: RunData) -> Row:
         line=point.line,
         x=point.x,
         panel=point.panel,
-        values=_measured(sweep, data) | _totals(point, data) | _to_target(sweep, data),
+        values=_metric_values(sweep, data) | _totals(point, data) | _to_target(sweep, data),
         curve=curve,
         sent_bytes=tuple(sent) if point.exchanges else (0.0,) * len(curve),
         chance=1 / len(labels) if labels else None,
@@ -113,18 +113,18 @@ def row_of(sweep: Sweep, point: Point, seed: int, data: RunData) -> Row:
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """The rows of each point put together, points in the order of their first row."""
+    """A summary of each point's rows, in the order of the points' first rows."""
     points: dict[Columns, list[Row]] = {}
     for row in rows:
         points.setdefault(row.columns, []).append(row)
     return [_summary(group) for group in points.values()]
 
 
-def _measured(sweep: Sweep, data: RunData) -> dict[str, float | None]:
+def _metric_values(sweep: Sweep, data: RunData) -> dict[str, float | None]:
     last, name = data.rounds[-1], sweep.metric.name
     final = {f"final_{other}": data.series(f"test_{other}")[-1] for other in names_in(last)}
     curve = sweep.metric.series(data)
-    ranks = _known(data.series("rank"))
+    ranks = _without_nan(data.series("rank"))
     return final | {
         f"final_{name}": curve[-1],
         f"untrained_{name}": curve[0],
@@ -145,26 +145,26 @@ def _totals(point: Point, data: RunData) -> dict[str, float | None]:
 
 
 def _to_target(sweep: Sweep, data: RunData) -> dict[str, float | None]:
-    """Decided on the validation part if the run has one."""
+    """The measures ``_to_target``; the validation part decides if the run has one."""
     target, values = sweep.target, sweep.metric.deciding(data).series(data)
     reached = None if target is None else next((place for place, value in enumerate(values) if value >= target), None)
     return {
         "rounds_to_target": None if reached is None else int(data.rounds[reached]["round"]),
-        "seconds_to_target": _until(data, "simulated_s", reached),
-        "joules_to_target": _until(data, "simulated_j", reached),
+        "seconds_to_target": _sum_until(data, "simulated_s", reached),
+        "joules_to_target": _sum_until(data, "simulated_j", reached),
     }
 
 
-def _until(data: RunData, key: str, reached: int | None) -> float | None:
-    """Sum of ``key`` up to the round at place ``reached``, included; round 0, in which nothing is simulated, has none."""
+def _sum_until(data: RunData, key: str, reached: int | None) -> float | None:
+    """Sum of ``key`` up to and including the round at place ``reached``; round 0 is not simulated and adds nothing."""
     if reached is None or _total(data, key) is None:
         return None
-    return sum(_known(data.series(key)[: reached + 1]))
+    return sum(_without_nan(data.series(key)[: reached + 1]))
 
 
 def _total(data: RunData, key: str) -> float | None:
-    """Sum of ``key`` over the rounds that have it; ``None`` where none has."""
-    values = _known(data.series(key))
+    """Sum of ``key`` over the rounds that have it; ``None`` if no round has it."""
+    values = _without_nan(data.series(key))
     return sum(values) if values else None
 
 
@@ -180,5 +180,5 @@ def _summary(group: Sequence[Row]) -> Summary:
     return Summary(first.columns, first.facts, first.line, first.x, first.panel, len(group), reached, mean, sd)
 
 
-def _known(values: Sequence[float]) -> list[float]:
+def _without_nan(values: Sequence[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]

@@ -1,4 +1,4 @@
-"""The run folders of a sweep: which are finished as wanted, and which hold a run of another recipe."""
+"""The state of a sweep's run folders: finished, unfinished, or of another recipe."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _SHOWN_DIFFERENCES = 5
 
 
 def differences(run: Run, out: Path) -> list[str]:
-    """What the recipe in the run's folder says otherwise than ``run.recipe``, a line a key; none without a recipe.
+    """A line for each key in which the recipe in the run's folder differs from ``run.recipe``; none without a recipe.
 
     Raises:
-        RunFolderError: when the recipe in the folder cannot be read.
+        RunFolderError: if the recipe in the folder cannot be read.
     """
     path = out / RUNS_FOLDER / run.folder / "recipe.toml"
     if not path.is_file():
         return []
-    there, wanted = _document(path), dict(flat(tomllib.loads(to_toml(resolve(run.recipe)))))
+    found, wanted = _read_keys(path), dict(flat(tomllib.loads(to_toml(resolve(run.recipe)))))
     missing = "unset"
-    keys = [key for key in {**wanted, **there} if wanted.get(key, missing) != there.get(key, missing)]
-    return [f"{key} is {there.get(key, missing)!r} there and {wanted.get(key, missing)!r} now" for key in sorted(keys)]
+    keys = [key for key in {**wanted, **found} if wanted.get(key, missing) != found.get(key, missing)]
+    return [f"{key} was {found.get(key, missing)!r} and is now {wanted.get(key, missing)!r}" for key in sorted(keys)]
 
 
 def other_recipes(runs: Sequence[Run], out: Path, *, force: bool) -> list[Run]:
-    """Those of ``runs`` whose folder has another recipe than is wanted now.
+    """The ``runs`` whose folder has another recipe.
 
     Raises:
-        RunFolderError: when there are any, unless ``force`` allows to run them anew.
+        RunFolderError: if any folder has another recipe, unless ``force`` permits running these again.
     """
     stale = [run for run in runs if differences(run, out)]
     if stale and not force:
@@ -48,7 +48,7 @@ def other_recipes(runs: Sequence[Run], out: Path, *, force: bool) -> list[Run]:
 
 
 def is_finished(run: Run, out: Path) -> bool:
-    """Whether every round of ``run`` counts, the adapter included. Does not look at the recipe."""
+    """Whether ``run`` has ended with its last checkpoint and its adapter saved. Does not compare recipes."""
     path = out / RUNS_FOLDER / run.folder
     last = Checkpoints(path / "checkpoints").latest() if (path / "recipe.toml").is_file() else None
     if last is None or not (path / "adapter").is_dir():
@@ -58,11 +58,11 @@ def is_finished(run: Run, out: Path) -> bool:
 
 
 def unfinished(runs: Sequence[Run], out: Path) -> list[Run]:
-    """Those of ``runs`` that are not finished, or whose folder has another recipe."""
+    """The ``runs`` that are not finished, or whose folder has another recipe."""
     return [run for run in runs if differences(run, out) or not is_finished(run, out)]
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _read_keys(path: Path) -> dict[str, Any]:
     try:
         return dict(flat(tomllib.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
@@ -73,6 +73,6 @@ def _refuse(run: Run, count: int, out: Path) -> None:
     found = differences(run, out)
     more = [f"and {len(found) - _SHOWN_DIFFERENCES} more"] if len(found) > _SHOWN_DIFFERENCES else []
     others = f" (and {count - 1} other runs likewise)" if count > 1 else ""
-    remedy = "give another --out, or --force to run those anew"
+    remedy = "Give another --out, or --force to run them again"
     said = "; ".join([*found[:_SHOWN_DIFFERENCES], *more])
-    raise RunFolderError(f"{out / RUNS_FOLDER / run.folder} was run with another recipe{others}: {said}. Either {remedy}")
+    raise RunFolderError(f"{out / RUNS_FOLDER / run.folder} was run with another recipe{others}: {said}. {remedy}")

@@ -1,6 +1,6 @@
-"""Runs sweeps: one ordinary run folder a point and seed, taken up again where a killed sweep left it.
+"""Runs sweeps, with one ordinary run folder per point and seed, and resumes stopped ones.
 
-The one engine behind ``fedfit sweep`` and ``fedfit reproduce``.
+The only engine behind ``fedfit sweep`` and ``fedfit reproduce``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fedfit.sweeps.sweep import Run, Sweep
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sweep is. ``run`` counts from 1; ``round`` is the last one that is done, ``None`` before round 0 is.
+    """The progress of a sweep. ``run`` counts from 1; ``round`` is the last finished round, ``None`` before round 0 ends.
 
-    ``done`` and ``total`` count rounds over all runs, round 0 of each included, for one bar over the whole. ``value`` is the
-    sweep's metric so far, ``None`` before it is measured.
+    ``done`` and ``total`` count rounds over all runs, including round 0 of each, for a single progress bar. ``value`` is the
+    sweep's metric after ``round``, ``None`` before round 0 ends and for a run that was already finished.
     """
 
     run: int
@@ -37,10 +37,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Stage:
-    """A sweep in its folder, perhaps one that rests on the results of stages before it.
+    """A sweep in its folder, which may depend on the results of earlier stages.
 
-    ``sweep`` returns it, or ``None`` while those results are missing. ``outline`` has the same number of runs and rounds, and
-    the same faults, and can be had from the start. ``label`` goes before the names of its runs.
+    ``sweep`` returns the sweep, or ``None`` while those results are missing. ``outline`` is available from the start, with the
+    same number of runs and rounds, and the same faults. ``label`` precedes the names of its runs.
     """
 
     folder: Path
@@ -50,27 +50,27 @@ class Stage:
 
     @classmethod
     def of(cls, sweep: Sweep, folder: Path, label: str = "") -> Stage:
-        """A sweep that rests on nothing."""
+        """The stage of a sweep that depends on no other stage."""
         return cls(folder, sweep, lambda: sweep, label)
 
 
 def run_sweep(sweep: Sweep, out: Path, *, force: bool = False) -> Iterator[Progress]:
-    """Runs the rest of ``sweep`` in ``out``; :func:`run_stages` has the contract."""
+    """Runs the unfinished part of ``sweep`` in ``out``; see :func:`run_stages`."""
     return run_stages([Stage.of(sweep, out)], force=force)
 
 
 def run_stages(stages: Sequence[Stage], *, force: bool = False) -> Iterator[Progress]:
-    """Runs the rest of ``stages``, a run at a time; stop asking to stop, and call again to go on.
+    """Runs the unfinished part of ``stages``, one run at a time. Stop iterating to stop it; call again to resume.
 
-    Yields before each run, after each of its rounds, and once for a run that was finished before. Run folders are
-    ``<folder of the stage>/runs/<line>-<x>-seed<k>``. All of them are checked before the first starts.
+    Yields before each run, after each of its rounds, and once for a run that was already finished. Run folders are
+    ``<folder of the stage>/runs/<line>-<x>-seed<k>``. All runs are checked before the first starts.
 
     Args:
-        force: replaces runs of another recipe; the others are kept.
+        force: replaces runs of another recipe; all other runs are kept.
 
     Raises:
-        FedfitError: for a recipe, data, model or folder that will not do, or a run that cannot go on. In particular for a
-            run folder with another recipe than is wanted now; the message says what differs.
+        FedfitError: for an unusable recipe, data set, model or folder, or a run that cannot continue; in particular for a run
+            folder with another recipe, whose message lists the differences.
     """
     outlines = [stage.outline.runs() for stage in stages]
     for stage, outline in zip(stages, outlines, strict=True):
@@ -78,7 +78,7 @@ def run_stages(stages: Sequence[Stage], *, force: bool = False) -> Iterator[Prog
     places = _places([run for outline in outlines for run in outline])
     for stage in stages:
         sweep = stage.sweep()
-        assert sweep is not None, "stages before it are finished now"
+        assert sweep is not None, "earlier stages are finished now"
         runs = sweep.runs()
         stale = other_recipes(runs, stage.folder, force=force)
         left = {run.folder for run in unfinished(runs, stage.folder)}
@@ -94,9 +94,9 @@ def run_stages(stages: Sequence[Stage], *, force: bool = False) -> Iterator[Prog
 
 
 def _check(stage: Stage, outline: Sequence[Run], *, force: bool) -> None:
-    """Refuses before the first run what would be refused hours later; but not a spread that leaves too few devices a sample.
+    """Raises the faults of a stage before any run starts, except a partition that leaves too few devices with samples.
 
-    Seeds do not make a recipe valid, so one of each point is looked at.
+    The seed does not affect validity, so one run of each point is checked.
     """
     sweep = stage.sweep()
     runs = outline if sweep is None else sweep.runs()
@@ -109,7 +109,7 @@ def _check(stage: Stage, outline: Sequence[Run], *, force: bool) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run stands among all; ``before`` are the rounds of those before it."""
+    """The position of a run among all runs; ``before`` counts the rounds of the earlier runs."""
 
     number: int
     runs: int
@@ -131,9 +131,9 @@ def _places(runs: Sequence[Run]) -> Iterator[_Place]:
 
 
 def _rounds(run: Run, out: Path, metric: Metric, *, anew: bool) -> Generator[tuple[int, float], None, None]:
-    """Number and metric of each round that this process adds, and of the last one before it."""
+    """Yields number and metric of the last round of an earlier process, then of each round that this process runs."""
     path = out / RUNS_FOLDER / run.folder
-    # A process killed between the folder and its recipe leaves a folder that cannot be resumed and holds no round.
+    # A process killed after making the folder but before writing its recipe leaves a folder without rounds, not resumable.
     resumable = (path / "recipe.toml").is_file() and not anew
     session = Session.resume(path) if resumable else Session.start(run.recipe, path, force=True)
     try:

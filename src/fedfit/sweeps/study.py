@@ -1,4 +1,4 @@
-"""A study: sweeps to be run one after another, and the pages written of them."""
+"""A study: sweeps to run one after another, and the pages to write from them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fedfit.sweeps.runner import Stage
 
 @dataclass(frozen=True)
 class Study:
-    """``stages`` are the sweeps by the folder of the study; ``write`` makes the pages from finished runs, returns paths.
+    """A study. ``stages`` returns its sweeps in a folder; ``write`` writes the pages of finished runs and returns the paths.
 
-    ``default_out`` is the folder unless the user names one; ``pages`` are the names of the written files to be printed.
+    ``default_out`` is the folder unless the user names one; ``pages`` names the written files that the command prints.
     """
 
     name: str

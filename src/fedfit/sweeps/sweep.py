@@ -1,4 +1,4 @@
-"""A sweep: one recipe, run at several points and over several seeds, each run in a folder of its own."""
+"""A sweep: one recipe, run at several points and with several seeds, each run in its own folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Columns = tuple[tuple[str, Cell], ...]
 
 @dataclass(frozen=True)
 class Point:
-    """One place on a figure: ``overrides`` (``section.key=value``) on the sweep's recipe.
+    """One point of a sweep: ``overrides`` (``section.key=value``) change the sweep's recipe.
 
-    ``line`` is the line's name in the legend, ``x`` the place on the x axis; ``None`` where the x axis is the rounds or the
-    bytes, and the point is a whole line. ``panel`` is the title of the panel that holds the line.
+    ``line`` is the line's name in the legend, ``x`` the place on the x axis, or ``None`` if the x axis is rounds or bytes and
+    the point is a whole line. ``panel`` is the title of the panel that holds the line.
     ``columns`` are the coordinates in tables, and ``facts`` the columns after the seed; without columns a table has figure,
-    line and x. ``exchanges`` is false for a method that sends nothing, whatever the simulation passes between its parts.
+    line and x. ``exchanges`` is false for a method without communication, even if its simulation passes messages.
     """
 
     line: str
@@ -38,7 +38,7 @@ class Point:
 
     @property
     def slug(self) -> str:
-        """Its part of a run folder's name: ``last 3 layers`` at 8 gives ``last-3-layers-8``; ``folder``, if given, as it is."""
+        """The point's part of a run folder's name: ``folder`` if given, else ``last-3-layers-8`` for ``last 3 layers`` at 8."""
         if self.folder:
             return self.folder
         words = re.sub(r"[^a-z0-9.]+", "-", self.line.lower()).strip("-")
@@ -47,10 +47,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that a reader of the figure has to know.
+    """A setting to report beside a figure.
 
-    ``keys`` are the recipe's keys that hold it, so that the page cannot drift from the runs. ``paper`` is the paper's own
-    value, ``None`` where it prints nothing; ``why`` is a word on the choice made here.
+    The page reads the values of ``keys`` from the recipe, so that it always matches the runs. ``paper`` is the paper's own
+    value, ``None`` if the paper prints none; ``why`` is a remark on the choice made here.
     """
 
     what: str
@@ -61,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Axis:
-    """The x axis; ``log2`` draws a doubling as a step of one length."""
+    """The x axis; with ``log2`` every doubling has the same length."""
 
     label: str
     log2: bool = False
@@ -69,7 +69,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: ``folder`` is its name below ``out/runs``, ``recipe`` all that it does."""
+    """One run of a sweep: ``folder`` is its folder's name below ``out/runs``, ``recipe`` its whole recipe."""
 
     folder: str
     point: Point
@@ -79,10 +79,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A table and a figure to be computed. ``base`` is a recipe in TOML; ``notes`` are the settings a reader has to know.
+    """The definition of a table and a figure. ``base`` is a recipe in TOML; ``notes`` are the settings to report.
 
     ``measures`` are the columns of the tables (:class:`fedfit.sweeps.rows.Row` names all). ``target`` is the value of
-    ``metric`` that rounds, seconds and joules are counted to. ``command`` runs the sweep, or goes on with it.
+    ``metric`` that ends the count of rounds, seconds and joules. ``command`` runs or resumes the sweep.
     """
 
     name: str
@@ -99,21 +99,24 @@ class Sweep:
     command: str = ""
 
     def with_seeds(self, count: int | None) -> Sweep:
-        """The same over ``count`` seeds from the first one on; ``None`` leaves them as they are."""
+        """The same sweep over ``count`` seeds, counted from its first; ``None`` keeps the seeds."""
         return self if count is None else replace(self, seeds=tuple(range(self.seeds[0], self.seeds[0] + count)))
 
     def recipe(self, point: Point, seed: int) -> Recipe:
         """The recipe of one run.
 
         Raises:
-            RecipeError: for a sweep whose overrides do not fit its recipe.
+            RecipeError: if the overrides do not fit the recipe.
         """
         name = f'name="{self.name} {point.slug} seed {seed}"'
         return parse_recipe(self.base, [*point.overrides, name, f"seed={seed}"], f"the recipe of {self.name}")
 
     def runs(self) -> list[Run]:
-        """Every run, in the order to be run: runs that share a trunk together, so that its cache is warm; then seed by seed,
-        so that a sweep that is stopped has whole seeds."""
+        """Every run, in the order of execution.
+
+        Runs that share a trunk follow one another, so that its cache is warm; then seed by seed, so that a stopped sweep has
+        complete seeds.
+        """
         layers: list[object] = []
         keyed = []
         for place, point in enumerate(self.points):
@@ -130,7 +133,7 @@ class Sweep:
         return point.columns or (("figure", self.name), ("line", point.line), ("x", point.x))
 
     def values(self, key: str) -> list[Any]:
-        """The distinct values of a recipe's key over the points, in their order; an unset one is ``None``."""
+        """The distinct values of a recipe's key over the points, in their order; ``None`` for an unset key."""
         found: list[Any] = []
         for point in self.points:
             value: Any = self.recipe(point, 0)

@@ -1,4 +1,4 @@
-"""Whether what the paper saw is seen here, claim by claim, from paired differences over the seeds. ``RULE`` says how."""
+"""Verdicts on the paper's claims, from paired differences over the seeds; ``RULE`` states how."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ A slope is that of a straight line through the points of a seed, over the logari
 """
 
 CHANCE_MARGIN = 5.0
-"""In points of accuracy: how far from chance the untrained model may lie on average. A new head guesses, but with a bias."""
+"""Largest mean distance of the untrained model from chance, in points of accuracy. A new head guesses, but with a bias."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, the numbers it is judged by, and ``holds``, ``does not hold`` or ``within the noise``."""
+    """A claim, the numbers that decide it, and ``holds``, ``does not hold`` or ``within the noise``."""
 
     claim: str
     numbers: str
@@ -37,7 +37,7 @@ def judge(figure: str, rows: Sequence[Row]) -> list[Verdict]:
 
 
 def verdicts_text(figure: str, rows: Sequence[Row]) -> str:
-    """The verdicts as a page in Markdown, with the rule they follow."""
+    """The verdicts as a page in Markdown, with the rule that decides them."""
     lines = ["| claim | numbers | verdict |", "|---|---|---|"]
     lines += [f"| {verdict.claim} | {verdict.numbers} | {verdict.word} |" for verdict in judge(figure, rows)]
     margin = (
@@ -49,7 +49,7 @@ def verdicts_text(figure: str, rows: Sequence[Row]) -> str:
 
 
 def _untrained(rows: Sequence[Row]) -> list[Verdict]:
-    """The paper's 24.8 % with four classes, below anything fine-tuned."""
+    """Verdicts on the untrained model: at chance (24.8 % with four classes in the paper), and below anything fine-tuned."""
     verdicts = []
     if rows[0].chance is not None:
         chance = 100 * rows[0].chance
@@ -65,8 +65,8 @@ def _untrained(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def _placement(rows: Sequence[Row]) -> list[Verdict]:
-    there = [line for line in PLACEMENTS if any(row.line == line for row in rows)]
-    return [_above(f"{high} above {low}", _at(rows, high, None), _at(rows, low, None)) for high, low in pairwise(there)]
+    lines = [line for line in PLACEMENTS if any(row.line == line for row in rows)]
+    return [_above(f"{high} above {low}", _at(rows, high, None), _at(rows, low, None)) for high, low in pairwise(lines)]
 
 
 def _rank(rows: Sequence[Row]) -> list[Verdict]:
@@ -99,7 +99,7 @@ _CLAIMS: dict[str, Callable[[Sequence[Row]], list[Verdict]]] = {
 
 
 def _rises(claim: str, rows: Sequence[Row], line: str, xs: Sequence[float]) -> Verdict:
-    """By the slope of each seed's accuracy over log2 x; the ends and the steps stand beside it."""
+    """Verdict by the slope of each seed's accuracy over log2 x; the numbers also give the ends and the rising steps."""
     if len(xs) < 2:
         return Verdict(claim, "one point only", NOISE)
     by_x = [_at(rows, line, x) for x in xs]
@@ -116,7 +116,7 @@ def _above(claim: str, high: dict[int, float], low: dict[int, float]) -> Verdict
 
 
 def _averages(rows: Sequence[Row]) -> tuple[dict[int, float], dict[int, float]]:
-    """Each seed's mean accuracy over the limits, by policy."""
+    """Seed → mean accuracy over the limits, in percent, for both policies."""
     seeds = sorted({row.seed for row in rows})
     joint, random = (
         {seed: 100 * _mean(row.final for row in rows if (row.line, row.seed) == (line, seed)) for seed in seeds}
@@ -126,7 +126,7 @@ def _averages(rows: Sequence[Row]) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def _at(rows: Sequence[Row], line: str, x: float | None) -> dict[int, float]:
-    """Final accuracy in percent by seed, at one point."""
+    """Seed → final accuracy in percent, at one point."""
     return {row.seed: 100 * row.final for row in rows if (row.line, row.x) == (line, x)}
 
 
