@@ -1,4 +1,4 @@
-"""Run folders made by hand, so that every expected number can be worked out from what is written here."""
+"""Writes run folders with simple numbers, so that every expected result can be computed by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = ["Business", "Sci/Tech", "Sports", "World"]
 
 
 def round_line(count: int, accuracy: float | None, devices: int = 3, refused: int = 0) -> dict[str, Any]:
-    """Each device sends 1,000 bytes and receives 2,000; a round takes 2 s and the first evaluation 0.5 s."""
+    """A line of ``rounds.jsonl``: each device sends 1,000 bytes and receives 2,000; a round takes 2 s, round 0 takes 0.5 s."""
     trained = count > 0
     return {
         "round": count,
@@ -54,9 +54,9 @@ def device_line(count: int, device: int, refused: str | None = None) -> dict[str
 
 
 def charge(device: int, factor: float = 1.0) -> dict[str, float]:
-    """Of device i: 10 + i s and 4 + i J of computing, 2 s and 0.5 J of uplink, 1 s of downlink, 0.1 J of circuit energy.
+    """The charge of device i: 10 + i s and 4 + i J of computing, 2 s and 0.5 J of uplink, 1 s of downlink, 0.1 J of circuit.
 
-    So a latency of 13 + i s, and an energy of 4.6 + i J, all times ``factor``.
+    The latency is therefore 13 + i s and the energy 4.6 + i J, all times ``factor``.
     """
     parts = {
         "compute_s": 10 + device,
@@ -70,7 +70,7 @@ def charge(device: int, factor: float = 1.0) -> dict[str, float]:
 
 
 def planned_device_line(count: int, device: int, rank: int, binding: str, refused: str | None = None) -> dict[str, Any]:
-    """At (1 + i/10) GHz; the charge of what is sent is twice that of the formula; the budget ended at 7.5 J."""
+    """A device's line in a planned run: (1 + i/10) GHz, charge ``sent`` twice the charge ``formula``, 7.5 J spent."""
     link = {"uplink_gain": 1e-7, "downlink_gain": 1e-7, "uplink_bits_per_s": 1e6, "downlink_bits_per_s": 2e6, "server": 0}
     cost = {
         "frequency_hz": 0.0 if rank == 0 else 1e9 + 1e8 * device,
@@ -84,9 +84,9 @@ def planned_device_line(count: int, device: int, rank: int, binding: str, refuse
 
 
 def plan_run(folder: Path, ranks: Sequence[int], bindings: Sequence[str], *, count: str = "sent", common: bool = False) -> Path:
-    """Make the run in ``folder`` a planned one: ``ranks`` and ``bindings`` by device, the same in every round.
+    """Turn the run in ``folder`` into a planned run, with ``ranks`` and ``bindings`` by device, equal in every round.
 
-    A round lasts 20 s and takes 50 J of all devices; round 0 is written as 0 s and 0 J.
+    A round lasts 20 s and takes 50 J from all devices together; round 0 has 0 s and 0 J.
     """
     with (folder / "recipe.toml").open("a", encoding="utf-8") as recipe:
         recipe.write(f'[plan]\npolicy = "{"joint" if common else "per_device"}"\ndeadline_s = 25.0\ncount = "{count}"\n')
@@ -106,7 +106,7 @@ def plan_run(folder: Path, ranks: Sequence[int], bindings: Sequence[str], *, cou
 
 
 def plan_json(ranks: Sequence[int], bindings: Sequence[str], *, common: bool = True, infeasible: int = 0) -> dict[str, Any]:
-    """What ``fedfit plan`` finds for phones of these highest ranks; latency and energy as in ``charge``."""
+    """The JSON of ``fedfit plan`` for phones of these highest ranks; latency and energy as in ``charge``."""
     devices, lowest = [], min(ranks, default=None)
     for device, (rank, binding) in enumerate(zip(ranks, bindings, strict=True)):
         parts = charge(device % 10)
@@ -153,7 +153,7 @@ def _write_run(
     refused: dict[int, str] | None = None,
     target: float = 0.0,
 ) -> Path:
-    """``refused`` maps devices to the reason for which the last round left their update out."""
+    """Write a run folder; ``refused`` maps devices to the reason why the last round refused their update."""
     folder.mkdir(parents=True)
     toml_name = json.dumps(name)
     (folder / "recipe.toml").write_text(
@@ -187,7 +187,7 @@ def _write_run(
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Call with a folder name and what differs from three devices and three finished rounds."""
+    """Function that writes a run folder of three devices and three finished rounds; keywords change these defaults."""
 
     def make(folder: str = "run", **changes: Any) -> Path:
         return _write_run(tmp_path / folder, **changes)
@@ -196,12 +196,12 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 def rewrite_rounds(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
-    """Each line of ``rounds.jsonl`` through ``change``."""
+    """Apply ``change`` to each line of ``rounds.jsonl``."""
     rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
     write_lines(folder / "rounds.jsonl", [change(row) for row in rows])
     return folder
 
 
 def without_metrics(row: dict[str, Any]) -> dict[str, Any]:
-    """A round without evaluation."""
+    """``row`` as a round without evaluation."""
     return {key: value for key, value in row.items() if not key.startswith("test_")}

@@ -1,4 +1,4 @@
-"""The closer look at the final model: confusion matrix, classes, and predictions that are wrong."""
+"""The evaluation of the final model in the report: confusion matrix, classes, and wrong predictions."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_the_page_has_classes_and_errors(make_run: MakeRun) -> None:
     assert ">Pair<" in page_of(looked_at(make_run("pairs"), errors=[{"text": "a", "pair": "b", "true": "x"}]))
 
 
-def test_a_task_may_say_something_else(make_run: MakeRun) -> None:
-    """A language model's evaluation has no classes; then the page has no such section."""
+def test_an_evaluation_without_classes_has_no_section_for_them(make_run: MakeRun) -> None:
+    """A language model's evaluation has no classes."""
     folder = make_run()
     (folder / "evaluation.json").write_text('{"round": 3, "perplexity": 12.5}')
     run = read_run(folder)

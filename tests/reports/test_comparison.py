@@ -1,4 +1,4 @@
-"""Runs compared at equal cost and at equal quality, against values worked out by hand, and their recipes side by side."""
+"""Comparisons at equal cost and at equal quality, against values computed by hand, and differences between recipes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NONE: dict[str, float | None] = {"mb": None, "s": None, "j": None}
 
 
 def fast_and_slow(make_run: MakeRun) -> list[RunData]:
-    """A round sends 3 · 3,000 bytes, lasts 20 s and takes 50 J. Fast: 25, 80, 90, 85 %; slow: 25, 30, 40, 50, 60, 95 %."""
+    """Two runs with different accuracies; a round sends 3 · 3,000 bytes, lasts 20 s and takes 50 J."""
     runs = []
     for name, accuracies in (("fast", (0.25, 0.8, 0.9, 0.85)), ("slow", (0.25, 0.3, 0.4, 0.5, 0.6, 0.95))):
         folder = make_run(name, name=name, accuracies=accuracies, planned=len(accuracies) - 1)
@@ -32,9 +32,9 @@ def fast_and_slow(make_run: MakeRun) -> list[RunData]:
 
 
 def test_defaults_by_hand(make_run: MakeRun) -> None:
-    """The smallest totals are those of the fast run: 0.027 MB, 60 s, 150 J, within which the slow one reached 50 %.
+    """The fast run has the smallest totals: 0.027 MB, 60 s, 150 J. Within them the slow run reached 50 %.
 
-    The lowest final accuracy is 85 %: the fast run first had 90 % after round 2, the slow one 95 % after round 5.
+    The lowest final accuracy is 85 %. The fast run first exceeds it after round 2 (90 %), the slow run after round 5 (95 %).
     """
     found = Comparison.of(fast_and_slow(make_run), NONE).to_json()
     quality, cost = found["quality_under_budget"], found["cost_to_target"]
@@ -52,8 +52,8 @@ def test_defaults_by_hand(make_run: MakeRun) -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_what_is_asked_for_by_hand(make_run: MakeRun) -> None:
-    """Within 20 s one round fits, within 45 J none but the untrained model; 92 % is reached by the slow run alone."""
+def test_given_limits_by_hand(make_run: MakeRun) -> None:
+    """One round fits within 20 s, only the untrained model within 45 J; only the slow run reaches 92 %."""
     comparison = Comparison.of(fast_and_slow(make_run), {"mb": None, "s": 20, "j": 45}, 0.92)
     found = comparison.to_json()
     assert [run["s"] for run in found["quality_under_budget"]["runs"]] == [0.8, 0.3]
@@ -66,8 +66,8 @@ def test_what_is_asked_for_by_hand(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("higher", [True, False])
-def test_against_every_round_looked_at(higher: bool, make_run: MakeRun) -> None:
-    """Random curves, some rounds not evaluated: the best within a budget, and the first at a target, by brute force."""
+def test_against_a_brute_force_search(higher: bool, make_run: MakeRun) -> None:
+    """Random curves with rounds that are not evaluated: the best value within a budget, the first round at a target."""
     rng = np.random.default_rng(0)
     name = "accuracy" if higher else "perplexity"
     judged = Judged(Measure.of(f"test_{name}"), Measure.of(f"test_{name}"))
@@ -92,7 +92,7 @@ def test_against_every_round_looked_at(higher: bool, make_run: MakeRun) -> None:
                 assert found["mb"] == pytest.approx(spent[first[0]])
 
 
-def test_rounds_without_evaluation_reach_nothing(make_run: MakeRun) -> None:
+def test_rounds_without_evaluation_do_not_reach_the_target(make_run: MakeRun) -> None:
     folder = rewrite_rounds(make_run(), lambda row: without_metrics(row) if row["round"] == 2 else row)
     found = Comparison.of([read_run(folder)], NONE, 0.82).to_json()
     assert found["cost_to_target"]["runs"][0]["reached"]["round"] == 3
@@ -100,7 +100,7 @@ def test_rounds_without_evaluation_reach_nothing(make_run: MakeRun) -> None:
 
 
 def test_validation_rows_choose_the_round(make_run: MakeRun) -> None:
-    """The validation accuracy is highest after round 1, where the test accuracy is 80 % and not its best, 90 %."""
+    """Validation accuracy is highest after round 1, where test accuracy is 80 % and not at its best, 90 %."""
     validation = (0.2, 0.7, 0.6, 0.5)
     folder = rewrite_rounds(make_run(), lambda row: row | {"validation_accuracy": validation[row["round"]]})
     comparison = Comparison.of([read_run(folder)], NONE)
@@ -120,7 +120,7 @@ def test_runs_that_were_not_simulated_have_megabytes_alone(make_run: MakeRun) ->
         Comparison.of(runs, NONE | {"s": 5})
 
 
-def test_limits_that_cannot_be_are_named_at_once(make_run: MakeRun) -> None:
+def test_invalid_limits_are_all_named_at_once(make_run: MakeRun) -> None:
     with pytest.raises(RecipeError) as error:
         Comparison.of([read_run(make_run())], NONE | {"mb": 0}, 85)
     assert [fault.key for fault in error.value.faults] == ["--budget-mb", "--target"]

@@ -17,7 +17,7 @@ from .conftest import LABELS, MakeRun
 
 UNPLANNED = ["accuracy", "loss", "labels", "bytes", "seconds"]
 UNPLANNED_COMPARISONS = ["compare_accuracy", "compare_loss", "compare_bytes"]
-"""The figures of a run whose rounds are not planned."""
+"""Figures of runs without a plan."""
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -80,15 +80,15 @@ def test_many_devices_draw_fast(make_run: MakeRun, devices: int) -> None:
     assert time.perf_counter() - start < 5
 
 
-def test_like_devices_stand_side_by_side() -> None:
-    """Largest class first, then its share falling; the device without samples is last."""
+def test_similar_devices_are_side_by_side() -> None:
+    """Sorted by largest class, then by its falling share; the device without samples is last."""
     counts = np.array([[0.0, 4], [0, 0], [3, 1], [5, 0], [1, 3]])
     assert arrange(counts).tolist() == [[5, 0], [3, 1], [0, 4], [1, 3], [0, 0]]
     assert np.isnan(to_shares(arrange(counts))[-1]).all()
 
 
 def test_pool_is_a_mean_of_neighbours() -> None:
-    """Six devices in three columns: pairs."""
+    """Six devices in three columns: each column is the mean of two devices."""
     values = np.array([[0.0], [2], [4], [6], [8], [10]])
     assert pool(values, 3).tolist() == [[1], [5], [9]]
     assert pool(values, 6).tolist() == values.tolist()
@@ -97,7 +97,7 @@ def test_pool_is_a_mean_of_neighbours() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_odd_label_names_draw(make_run: MakeRun) -> None:
-    """Dollar signs start mathematics in matplotlib, and a leading underscore hides a name from the legend."""
+    """In matplotlib a dollar sign starts a formula, and a leading underscore hides a name from the legend."""
     folder = make_run(name="_$x_{$ costs")
     partition = folder / "partition.json"
     text = partition.read_text()
@@ -120,7 +120,7 @@ def test_overlay_has_a_line_a_run(make_run: MakeRun, tmp_path: Path) -> None:
     assert figure.legends[0].get_texts()[5].get_text() == "agnews-minilm (run5)"
 
 
-def test_bytes_over_accuracy_adds_both_directions(make_run: MakeRun) -> None:
+def test_accuracy_over_bytes_adds_both_directions(make_run: MakeRun) -> None:
     """A round sends 3 · 1,000 bytes up and 3 · 2,000 down: 0, 9, 18, 27 kB."""
     runs = [read_run(make_run())]
     (line,) = comparisons(runs)["compare_bytes"](runs).axes[0].get_lines()
@@ -135,6 +135,6 @@ def test_scales() -> None:
     assert seconds_scale(1200) == (60, "minutes")
 
 
-def test_names_are_cut_in_their_middle() -> None:
+def test_names_are_shortened_in_their_middle() -> None:
     assert plain("_a\n b") == " _a b"
     assert plain("same (runs/first)", 9) == "same…rst)"

@@ -1,4 +1,4 @@
-"""Metrics of any name: which leads, in which unit it is shown, which way is better, and rounds without evaluation."""
+"""Metrics of any name: the headline, units, directions, and rounds without evaluation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def with_task(folder: Path, **task: Any) -> Path:
 
 
 def measuring(folder: Path, **values: tuple[float | None, ...]) -> RunData:
-    """The run in ``folder`` with these metrics in place of its own, a value a round."""
+    """The run in ``folder`` with these metrics in place of its own, one value per round."""
     return read_run(
         rewrite_rounds(folder, lambda row: without_metrics(row) | {k: each[row["round"]] for k, each in values.items()})
     )
@@ -60,14 +60,14 @@ PERSONAL = {
          "Shared bits per byte mean", "Shared bits per byte, mean over devices", "0.5"),
     ],
 )  # fmt: skip
-def test_a_name_is_taken_apart(key: str, part: str, name: str, ending: str, heading: str, axis: str, written: str) -> None:
+def test_a_full_name_is_split(key: str, part: str, name: str, ending: str, heading: str, axis: str, written: str) -> None:
     found = Measure.of(key)
     assert (found.part, found.name, found.ending) == (part, name, ending)
     assert (found.heading, found.axis, found.written(0.5)) == (heading, axis, written)
     assert (found.written(None), found.written(math.nan)) == ("–", "–")
 
 
-def test_the_task_says_which_metric_leads(make_run: MakeRun) -> None:
+def test_the_task_sets_the_headline(make_run: MakeRun) -> None:
     folder = make_run()
     assert read_run(folder).headline == "test_accuracy"
     assert read_run(with_task(folder, headline="macro_f1")).headline == "test_macro_f1"
@@ -77,7 +77,7 @@ def test_the_task_says_which_metric_leads(make_run: MakeRun) -> None:
 
 
 def test_lower_may_be_better(make_run: MakeRun) -> None:
-    """A perplexity of 40, 20, 10, 12: the best is that of round 2. A metric whose name says nothing: as the task says."""
+    """Perplexities of 40, 20, 10, 12: round 2 is best. The task sets the direction of a metric with an unknown name."""
     values = (40.0, 20.0, 10.0, 12.0)
     run = measuring(with_task(make_run(), headline="perplexity"), test_perplexity=values)
     summary = summary_rows(run)
@@ -109,7 +109,7 @@ def test_metrics_of_one_unit_share_a_figure(make_run: MakeRun) -> None:
 
 
 def test_a_round_without_evaluation_has_dashes_and_no_point(make_run: MakeRun) -> None:
-    """Rounds 0 and 2 are evaluated, 1 and 3 are not: the curve goes from 0 to 2, and round 2 is final and best."""
+    """Only rounds 0 and 2 are evaluated: the curve goes from 0 to 2, and round 2 is final and best."""
     folder = rewrite_rounds(make_run(), lambda row: without_metrics(row) if row["round"] % 2 else row)
     run = read_run(folder)
     summary = summary_rows(run)
@@ -118,7 +118,7 @@ def test_a_round_without_evaluation_has_dashes_and_no_point(make_run: MakeRun) -
     assert list(line.get_xdata()) == [0, 2]
     assert list(line.get_ydata()) == pytest.approx([25, 90])
     loss = figures_of(run)["loss"](run).axes[0].get_lines()[1]
-    assert list(loss.get_xdata()) == [0, 1, 2, 3], "the training loss is of every round"
+    assert list(loss.get_xdata()) == [0, 1, 2, 3], "every round has a training loss"
     (compared,) = comparisons([run])["compare_bytes"]([run]).axes[0].get_lines()
     assert list(compared.get_xdata()) == [0, 18]
     assert [row.count("–") for row in shown(run_table(run)).splitlines() if row.strip().startswith(("0", "1", "2"))][:3] == [
@@ -129,8 +129,8 @@ def test_a_round_without_evaluation_has_dashes_and_no_point(make_run: MakeRun) -
     assert "90.00 %" in page
 
 
-def test_what_was_not_finite_leaves_a_gap(make_run: MakeRun) -> None:
-    """Unlike a round that was not evaluated: the value is null, the line is broken, and it is not final under another name."""
+def test_a_value_that_is_not_finite_leaves_a_gap(make_run: MakeRun) -> None:
+    """The value is null, unlike in a round without evaluation: the line has a gap, and the final value is ``None``."""
     run = measuring(make_run(), test_accuracy=(0.2, None, 0.4, None))
     (line, _) = figures_of(run)["accuracy"](run).axes[0].get_lines()
     assert [math.isnan(value) for value in line.get_ydata()] == [False, True, False, True]
@@ -138,14 +138,14 @@ def test_what_was_not_finite_leaves_a_gap(make_run: MakeRun) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_devices_alone(make_run: MakeRun) -> None:
-    """A run that measures each device's own model and nothing else has tables, page and curves."""
+def test_a_run_with_metrics_of_devices_only(make_run: MakeRun) -> None:
+    """A run that only measures each device's own model has tables, page and curves."""
     folder = make_run()
     run = measuring(folder, **PERSONAL)
     text = shown(run_table(run), width=80)
     assert "…" not in text
     assert "70.00 %" in text
-    assert "30.00 %" in text, "the worst device stands beside the mean"
+    assert "30.00 %" in text, "the worst device is beside the mean"
     assert "70.00" in shown(compare_table([run]), width=80)
     assert list(comparisons([run])) == [
         "compare_accuracy", "compare_loss", "compare_bytes",
@@ -164,7 +164,7 @@ def test_runs_are_compared_by_a_metric_that_all_have(make_run: MakeRun) -> None:
 
 
 def test_a_target_on_validation_rows_decides(make_run: MakeRun) -> None:
-    """Test accuracy 0.9 is above the target 0.8; the validation accuracy, which stops a run, is not."""
+    """Test accuracy 0.9 is above the target 0.8; validation accuracy, which decides, is below it."""
     folder = make_run(planned=10, target=0.8)
     assert status(measuring(folder, test_accuracy=(0.9,) * 4, validation_accuracy=(0.7,) * 4)) == "unfinished"
     assert status(measuring(folder, test_accuracy=(0.1,) * 4, validation_accuracy=(0.8,) * 4)) == "target accuracy reached"
@@ -198,7 +198,7 @@ def test_a_metric_that_is_no_number_is_named(make_run: MakeRun) -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("devices", [1, 3, 500])
 def test_scores_by_device_are_drawn(devices: int, make_run: MakeRun) -> None:
-    """Device i of n scores i/n; those of an older round, and of one that is not finished, are not shown."""
+    """Device i of n scores i/n; scores of an older round and of an unfinished round are not drawn."""
     folder = make_run()
     rows = [
         {"round": count, "device": device, "samples": 4, "shared_accuracy": device / devices, "shared_loss": 1.0}

@@ -1,4 +1,4 @@
-"""Runs whose rounds are planned: simulated seconds and joules, ranks, what binds, and what each device was charged."""
+"""Reports of planned runs: simulated seconds and joules, ranks, binding limits, and the charge of each device."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def planned(
     return read_run(plan_run(make_run(folder), ranks, WORDS, count=count, common=common))
 
 
-def test_lines_made_by_hand_are_those_of_the_records() -> None:
-    """What ``records`` writes is what the tests here read."""
+def test_lines_made_by_hand_equal_those_of_the_records() -> None:
+    """The tests here read the format that ``records`` writes."""
     line = planned_device_line(1, 2, 8, "deadline")
     cost = DeviceCost(1.2e9, "deadline", LinkState(1e-7, 1e-7, 1e6, 2e6), Charge(**charge(2)), Charge(**charge(2, 2.0)), 7.5)
     record = DeviceRecord(1, 2, 102, 4, 0.5, 1_000, 2_000, 0.6, rank=8, cost=cost)
@@ -56,7 +56,7 @@ def test_time_and_energy_add_up_from_round_0(make_run: MakeRun) -> None:
     assert figures_of(run)["accuracy_energy"](run).axes[0].get_xlabel() == "Energy of all devices (J)"
 
 
-def test_folder_without_the_keys_is_read_and_has_no_such_figures(make_run: MakeRun) -> None:
+def test_folder_without_the_keys_of_a_plan_has_no_figures_of_it(make_run: MakeRun) -> None:
     folder = make_run()
     for name in ("rounds.jsonl", "devices.jsonl"):
         rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
@@ -108,7 +108,7 @@ def test_damaged_cost_is_named(make_run: MakeRun, change: dict[str, object], nam
 
 @pytest.mark.parametrize(("count", "factor"), [("formula", 1), ("sent", 2)])
 def test_ledger_sums_the_charge_that_decides(make_run: MakeRun, count: str, factor: int) -> None:
-    """Device i in three rounds: 3·(10 + i), 6 and 3 s; 3·(4 + i), 1.5 and 0.3 J; that of what is sent is twice as much."""
+    """Device i in three rounds: 3·(10 + i), 6 and 3 s; 3·(4 + i), 1.5 and 0.3 J; the charge ``sent`` is twice as much."""
     run = planned(make_run, count=count)
     charged = ledger(run)
     assert charged is not None
@@ -121,8 +121,8 @@ def test_ledger_sums_the_charge_that_decides(make_run: MakeRun, count: str, fact
     assert ("eq. 5" in caption(run, "ledger")[1]) == ("eq. 5" in time.get_title()) == (count == "formula")
 
 
-def test_device_without_any_link_adds_what_is_finite(make_run: MakeRun) -> None:
-    """An infinite uplink time is null in the file: it adds nothing to the sum, and has a dash in the table."""
+def test_device_without_a_link_adds_its_finite_parts(make_run: MakeRun) -> None:
+    """An infinite uplink time is null in the file: it adds nothing to the sum and is a dash in the table."""
     folder = plan_run(make_run(), RANKS, WORDS)
     text = (folder / "devices.jsonl").read_text().replace('"uplink_s": 4.0', '"uplink_s": null')
     (folder / "devices.jsonl").write_text(text)
@@ -134,7 +134,7 @@ def test_device_without_any_link_adds_what_is_finite(make_run: MakeRun) -> None:
     assert latency.cell(run.last_devices()[0]) == "– s"
 
 
-def test_dots_have_the_colour_of_what_binds(make_run: MakeRun) -> None:
+def test_dots_have_the_colour_of_the_binding_limit(make_run: MakeRun) -> None:
     run = planned(make_run)
     dots = {dot.get_label(): dot for dot in FIGURES["ranks"](run).axes[0].collections}
     assert {name: to_hex(dot.get_facecolors()[0]).upper() for name, dot in dots.items()} == {
@@ -152,7 +152,7 @@ def test_common_rank_is_a_line(make_run: MakeRun) -> None:
     assert rank_texts(run) == {1: "4", 2: "4", 3: "4"}
 
 
-def test_device_that_cannot_take_part_is_a_cross_and_no_rank(make_run: MakeRun) -> None:
+def test_device_that_cannot_take_part_is_a_cross_without_a_rank(make_run: MakeRun) -> None:
     run = planned(make_run, ranks=(4, 0, 8))
     names = [dot.get_label() for dot in FIGURES["ranks"](run).axes[0].collections]
     assert REFUSED_LABEL in names
@@ -162,8 +162,8 @@ def test_device_that_cannot_take_part_is_a_cross_and_no_rank(make_run: MakeRun) 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("common", [False, True])
-def test_thousand_devices_draw_shares_of_what_binds(make_run: MakeRun, common: bool) -> None:
-    """Half of the devices are stopped by the deadline; the ranks are 1 to 10, their median 5.5."""
+def test_thousand_devices_draw_shares_of_the_binding_limits(make_run: MakeRun, common: bool) -> None:
+    """The deadline stops half of the devices; the ranks are 1 to 10, their median 5.5."""
     ranks, words = [1 + device % 10 for device in range(1000)], ["deadline", "energy"] * 500
     run = read_run(plan_run(make_run(devices=1000, accuracies=(0.25, 0.5)), ranks, words, common=common))
     figure = FIGURES["ranks"](run)
@@ -189,7 +189,7 @@ def test_comparison_leaves_out_runs_that_were_not_simulated(make_run: MakeRun) -
 
 
 def test_tables_fit_eighty_columns(make_run: MakeRun) -> None:
-    """At their widest: hours, kilojoules, a spread of ranks of three digits and a refusal."""
+    """Tables at their widest: hours, kilojoules, a range of ranks with three digits, and a refusal."""
     folder = plan_run(make_run(refused={1: "loss is nan"}), (64, 768, 128), WORDS)
     rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     wide = {"uplink_bytes": 888_800_000, "downlink_bytes": 888_800_000, "simulated_s": 3599.0, "simulated_j": 888_800.0}
@@ -206,7 +206,7 @@ def test_tables_fit_eighty_columns(make_run: MakeRun) -> None:
 
 
 def test_page_has_figures_and_cells(make_run: MakeRun) -> None:
-    """Device 2 at 1.2 GHz: 13 + 2 s and 4.6 + 2 J by the formula, twice that by what is sent."""
+    """Device 2 at 1.2 GHz: 13 + 2 s and 4.6 + 2 J by the charge ``formula``, twice as much by ``sent``."""
     run = planned(make_run)
     page = write_report(run.folder)[-1].read_text(encoding="utf-8")
     for cell in ("1.200", "15.0 s", "30.0 s", "6.60 J", "13.2 J", "7.50 J", "deadline", "4–32", "60.0 s", "150 J"):

@@ -1,4 +1,4 @@
-"""The figure, the table and the words of ``fedfit plan``."""
+"""The figure, the table and the summary of ``fedfit plan``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_bars_are_sorted_and_coloured(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_large_fleet_is_counted_by_rank() -> None:
-    """Device i has rank 1 + i mod 5 and every other one is stopped by energy: of 1,000, 100 have each rank and word."""
+    """Device i has rank 1 + i mod 5, and energy stops every other device: of 1,000, 100 share each rank and limit."""
     plan = plan_json([1 + device % 5 for device in range(1000)], ["deadline", "energy"] * 500)
     figure = draw_plan(plan)
     (axes,) = figure.axes
@@ -53,7 +53,7 @@ def test_wide_ranges_share_bars_and_lose_no_device() -> None:
 
 
 def test_hundred_thousand_devices_are_fast() -> None:
-    """The bound leaves room for a loaded machine; a bar a device would take minutes."""
+    """The bound leaves room for a loaded machine; a bar for each device would take minutes."""
     plan = plan_json([1 + device % 300 for device in range(100_000)], ["deadline", "energy"] * 50_000)
     start = time.perf_counter()
     draw_plan(plan).canvas.draw()
@@ -78,7 +78,7 @@ def test_summary_names_who_stops_the_next_rank() -> None:
 
 
 def test_summary_counts_in_a_large_fleet() -> None:
-    """Ranks 1 to 5, 200 devices each; those of rank 1 have even and odd numbers in equal parts."""
+    """Ranks 1 to 5, 200 devices each; half of the devices of rank 1 have even numbers, half odd ones."""
     ranks, words = [1 + device % 5 for device in range(1000)], ["deadline", "energy"] * 500
     assert plan_summary(plan_json(ranks, words)) == (
         "rank 1 for all 1,000 devices; 200 of them stop rank 2: deadline 100, energy budget 100"

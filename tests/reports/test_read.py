@@ -50,7 +50,7 @@ def test_devices_of_a_round_that_is_not_finished_are_not_its_last(make_run: Make
 
 
 def test_run_that_reached_its_target_is_not_unfinished(make_run: MakeRun) -> None:
-    """Accuracy 0.85 after round 3 of 10, and 0.85 was asked for."""
+    """Accuracy 0.85 after round 3 of 10 meets the target 0.85."""
     assert status(read_run(make_run(planned=10, target=0.85))) == "target accuracy reached"
 
 
@@ -95,8 +95,8 @@ def test_damaged_line_of_devices_is_named(make_run: MakeRun) -> None:
         read_run(folder)
 
 
-def test_a_round_told_twice_is_refused(make_run: MakeRun) -> None:
-    """Its bytes would be counted twice."""
+def test_a_round_recorded_twice_is_refused(make_run: MakeRun) -> None:
+    """Its bytes would count twice."""
     folder = make_run()
     append(folder / "rounds.jsonl", json.dumps(round_line(3, 0.85)).encode() + b"\n")
     with pytest.raises(RunFolderError, match="round 3 comes after round 3"):

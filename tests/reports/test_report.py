@@ -19,7 +19,7 @@ from .conftest import MakeRun, plan_run
 
 
 class Page(HTMLParser):
-    """Collects what a browser would load, and the tags it would see."""
+    """Collects the tags of a page and the resources that a browser would load."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def test_report_writes_figures_and_page_and_nothing_else(make_run: MakeRun) -> N
     assert {path.parent for path in paths[:-1]} == {folder / "figures"}
 
 
-def test_page_stands_alone(make_run: MakeRun) -> None:
+def test_page_is_self_contained(make_run: MakeRun) -> None:
     page = Page(write_report(make_run())[-1].read_text(encoding="utf-8"))
     assert len(page.resources) == 5
     assert all(resource.startswith("data:image/svg+xml;base64,") for resource in page.resources)
@@ -64,7 +64,7 @@ def test_same_run_gives_the_same_bytes(make_run: MakeRun, tmp_path: Path) -> Non
     assert not (folder / "report.html").exists()
 
 
-def test_page_says_the_numbers(make_run: MakeRun) -> None:
+def test_page_has_the_numbers(make_run: MakeRun) -> None:
     text = page_of(make_run(planned=5, refused={1: "the loss is <nan>"}))
     for expected in ("85.00 %", "90.00 %", "in round 2", "8.0 kB", "18.0 kB", "3 of 5", "Unfinished", "All 3 devices"):
         assert expected in text
@@ -85,7 +85,7 @@ def test_first_fifty_devices_are_shown(make_run: MakeRun) -> None:
     text = page_of(folder)
     assert "The first 50 of 2,000 devices" in text
     device_rows = text.split("<h2>Devices</h2>")[1].split("</table>")[0].count("<tr>")
-    assert device_rows == 1 + 50  # the heading too
+    assert device_rows == 1 + 50  # and the heading
 
 
 def test_untrained_run_has_a_page(make_run: MakeRun) -> None:
@@ -113,7 +113,7 @@ def test_failed_write_leaves_the_old_page(make_run: MakeRun, monkeypatch: pytest
     assert not list(folder.glob(".report*"))
 
 
-def test_out_that_is_a_file_is_said(make_run: MakeRun, tmp_path: Path) -> None:
+def test_out_that_is_a_file_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="cannot be written"):
         write_comparison(read_runs([make_run()]), tmp_path / "file")
@@ -130,7 +130,7 @@ def test_compare_of_nothing_is_refused() -> None:
         read_runs([])
 
 
-def test_the_room_starts_without_the_heavy_packages() -> None:
+def test_the_package_imports_without_heavy_packages() -> None:
     code = (
         "import sys, fedfit.reports.report, fedfit.reports.tables; "
         "print(sorted({'torch', 'transformers', 'datasets', 'flwr', 'peft', 'pandas'} & set(sys.modules)), "
@@ -140,8 +140,8 @@ def test_the_room_starts_without_the_heavy_packages() -> None:
     assert done.stdout.strip() == "[] False"
 
 
-def test_wide_tables_stand_closer_and_headings_break_at_spaces_only(make_run: MakeRun) -> None:
-    """A heading broken after each letter made the Devices table's head 300 pixels tall."""
+def test_wide_tables_are_denser_and_headings_wrap_at_spaces_only(make_run: MakeRun) -> None:
+    """Headings that wrapped after each letter once made the head of the Devices table 300 pixels tall."""
     text = page_of(plan_run(make_run(refused={1: "loss is nan"}), (4, 32, 0), ("energy", "max_rank", "deadline")))
     devices = text.split("<h2>Devices</h2>")[1].split("</table>")[0]
     assert '<table class="dense">' in devices
@@ -151,5 +151,5 @@ def test_wide_tables_stand_closer_and_headings_break_at_spaces_only(make_run: Ma
     assert not re.search(r"\bth\b", breaking[0])
 
 
-def test_refusals_have_a_column_when_there_are_any(make_run: MakeRun) -> None:
+def test_refusals_have_a_column_only_if_an_update_was_refused(make_run: MakeRun) -> None:
     assert "Refused because" not in page_of(make_run())

@@ -23,7 +23,7 @@ def shown(table: Table, width: int = 200) -> str:
 def test_summary_numbers(make_run: MakeRun) -> None:
     """Accuracies 0.25, 0.80, 0.90, 0.85; 3 rounds of 3 devices, 1,000 bytes up and 2,000 down each; 0.5 s + 3 · 2 s.
 
-    In round 3 one device is refused and its uplink is not sent: 3 · 3,000 − 1,000 bytes.
+    In round 3 one device is refused and sends nothing: 3 · 3,000 − 1,000 bytes.
     """
     assert summary_rows(read_run(make_run(refused={1: "loss is nan"}))) == {
         "name": "agnews-minilm",
@@ -55,7 +55,7 @@ def test_untrained_model_alone(make_run: MakeRun) -> None:
     assert (summary["rounds"], summary["best_round"], summary["uplink_bytes"]) == (0, 0, 0)
 
 
-def test_what_was_not_measured_is_none_and_a_dash(make_run: MakeRun) -> None:
+def test_a_missing_value_is_none_and_a_dash(make_run: MakeRun) -> None:
     folder = make_run(accuracies=(None, None))
     text = (folder / "rounds.jsonl").read_text().replace('"test_loss": null', '"test_loss": NaN')
     (folder / "rounds.jsonl").write_text(text)
@@ -78,13 +78,13 @@ def test_run_table_has_a_line_a_round_and_totals(make_run: MakeRun) -> None:
 
 
 def test_long_run_leaves_out_its_middle(make_run: MakeRun) -> None:
-    """Rounds 0 to 100: the first five are 0–4, the last fifteen 86–100, and one line says that there are more."""
+    """Rounds 0 to 100: the first five are 0–4, the last fifteen 86–100, with one line for the omitted rounds."""
     table = run_table(read_run(make_run(accuracies=[0.5] * 101, planned=100, devices=1)))
     assert list(table.columns[0].cells) == [*"01234", "…", *map(str, range(86, 101))]
 
 
 def test_tables_fit_eighty_columns(make_run: MakeRun) -> None:
-    """What is cut ends in an ellipsis, what is broken makes more lines: title, heading, rule, rounds, foot."""
+    """A cell that is too wide would end in an ellipsis or add lines to title, heading, rule, rounds and footer."""
     run = read_run(make_run(accuracies=(0.2512, 0.8834), refused={1: "loss is nan"}))
     text = shown(run_table(run), width=80)
     assert "…" not in text
@@ -92,7 +92,7 @@ def test_tables_fit_eighty_columns(make_run: MakeRun) -> None:
     assert "…" not in shown(compare_table([run, run]), width=80)
 
 
-def test_refused_has_a_column_when_there_are_any(make_run: MakeRun) -> None:
+def test_refused_has_a_column_only_if_an_update_was_refused(make_run: MakeRun) -> None:
     quiet, loud = read_run(make_run("quiet")), read_run(make_run("loud", refused={1: "loss is nan"}))
     for table in (run_table, lambda run: compare_table([run])):
         assert "Refused" not in shown(table(quiet))
@@ -105,7 +105,7 @@ def test_markup_in_a_name_is_text(make_run: MakeRun) -> None:
     assert "[red]odd[/blue]" in shown(compare_table([run]))
 
 
-def test_compare_keeps_order_and_tells_names_apart(make_run: MakeRun) -> None:
+def test_compare_keeps_the_order_and_makes_names_distinct(make_run: MakeRun) -> None:
     runs = [read_run(make_run("one")), read_run(make_run("two", planned=5))]
     assert [row["name"] for row in compare_json(runs)] == ["agnews-minilm (one)", "agnews-minilm (two)"]
     text = shown(compare_table(runs))

@@ -1,6 +1,6 @@
-"""The results under ``docs/results`` as rows again, from their CSV files alone.
+"""Reads the results under ``docs/results`` back into rows, from their CSV files alone.
 
-``python -m tests.sweeps.committed`` draws figures and writes pages anew from them, after a change of how they look.
+``python -m tests.sweeps.committed`` draws the figures and writes the pages again, after a change of their style or text.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from fedfit.sweeps.verdicts import verdicts_text
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 PAPER, MIXED_RANKS = RESULTS / "paper", RESULTS / "mixed-ranks"
 DRAWN = ("fig3", "fig4", "fig5")
-"""The figures whose CSV files hold all that is drawn: Fig. 2 is drawn over rounds, which are not there."""
+"""The figures whose CSV files are enough to draw them; Fig. 2 is drawn over rounds, which its file omits."""
 
 _CLASSES = 4
-"""Of AG News."""
+"""The classes of AG News."""
 
 
 def figure_rows(figure: str) -> list[Row]:
-    """Of a figure of the paper: the untrained model and the last round are all there is of a run's curve."""
+    """The rows of a figure of the paper; a run's curve has only the untrained model and the last round."""
     found = []
     for line in _lines(PAPER / f"{figure}.csv"):
         values = _numbers(line)
@@ -43,7 +43,7 @@ def figure_rows(figure: str) -> list[Row]:
 
 
 def comparison_rows() -> list[Row]:
-    """Of the comparison of mixed ranks, whole curves included."""
+    """The rows of the comparison of mixed ranks, with whole curves."""
     curves: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     for line in _lines(MIXED_RANKS / "mixed-ranks-rounds.csv"):
         curves.setdefault(_run(line), []).append((float(line["test_accuracy"]), float(line["sent_bytes"])))
@@ -52,13 +52,13 @@ def comparison_rows() -> list[Row]:
 
 
 def trials() -> list[Trial]:
-    """Of the search of the learning rates."""
+    """The trials of the search for the learning rates."""
     lines = _lines(MIXED_RANKS / "rates.csv")
     return [Trial(line["data"], line["method"], float(line["learning_rate"]), float(line["final_accuracy"])) for line in lines]
 
 
 def figure_pages(figure: str) -> dict[str, str]:
-    """The pages of a figure that rows alone decide, by their name under ``docs/results/paper``."""
+    """File name under ``docs/results/paper`` → text of the pages of a figure that depend on rows alone."""
     sweep, rows = FIGURES[figure]("small"), figure_rows(figure)
     return {
         f"{figure}.csv": rows_csv(sweep, rows),
@@ -68,12 +68,12 @@ def figure_pages(figure: str) -> dict[str, str]:
 
 
 def comparison_pages() -> dict[str, str]:
-    """The pages of the comparison that rows and trials decide."""
+    """File name → text of the pages of the comparison that depend on rows and trials alone."""
     return row_pages(_comparison(), comparison_rows(), trials())
 
 
 def draw(paper: Path, comparison: Path) -> list[Path]:
-    """Draws every figure that the CSV files hold, each into the folder of its kind; returns the paths."""
+    """Draws every figure for which the CSV files are enough, into the folder of its kind; returns the paths."""
     written = []
     for figure in DRAWN:
         sweep = FIGURES[figure]("small")

@@ -19,7 +19,7 @@ def one_thread() -> Iterator[None]:
 
 
 def make_sweep(world: World, rounds: int = 3, ranks: tuple[int, ...] = (1, 4)) -> Sweep:
-    """Two points of a tiny federation, named as a figure of the paper so that it has verdicts."""
+    """A sweep of two points on a tiny federation, named like a figure of the paper so that it has verdicts."""
     data = f'train = "{world.train}"\ntest = "{world.test}"\n'
     base = RECIPE.replace("[data]\n", f"[data]\n{data}").replace("rounds = 3", f"rounds = {rounds}")
     model = world.overrides[2].partition("=")[2]
@@ -45,7 +45,7 @@ def sweep(world: World) -> Sweep:
 
 @pytest.fixture(scope="package")
 def done(sweep: Sweep, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sweep, run at one go; tests must leave it as it is."""
+    """The folder of the finished sweep, run without a stop; tests must not change it."""
     out = tmp_path_factory.mktemp("done")
     for _ in run_sweep(sweep, out):
         pass

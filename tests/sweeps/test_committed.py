@@ -1,4 +1,4 @@
-"""What stands under ``docs/results`` is what the code makes of the committed rows: tables, verdicts, drawings."""
+"""Tables, verdicts and drawings under ``docs/results`` equal those that the code makes from the committed rows."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_pages_of_the_comparison() -> None:
 
 
 def test_drawings(tmp_path: Path) -> None:
-    """Drawings are deterministic, and tests and documents have the same pinned matplotlib."""
+    """Drawings are deterministic; tests and documents use the same pinned matplotlib."""
     for path in draw(tmp_path, tmp_path):
         if path.suffix == ".svg":
             folder = MIXED_RANKS if path.stem == "mixed-ranks" else PAPER

@@ -1,4 +1,4 @@
-"""A comparison end to end on a tiny federation: the search, the choice, the main runs, stopping, and what is written."""
+"""A comparison end to end on a tiny federation: search, choice, main runs, stopping, and written files."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ WRITTEN = [
 
 
 def make_comparison(world: World, rounds: int = ROUNDS, rates: tuple[float, ...] = (1e-5, 1e-2)) -> Comparison:
-    """Mixed ranks without a plan, one rank with one, and all data on one device; two cases of one data set."""
+    """A comparison of mixed ranks without a plan, one rank with a plan, and all data on one device; two cases of a data set."""
     base, _, planned = RECIPE.partition("[plan]\n")
     overrides = [line.replace(" ", "") for line in planned.splitlines() if "=" in line]
     plan = tuple(
@@ -59,7 +59,7 @@ def comparison(world: World) -> Comparison:
 
 @pytest.fixture(scope="module")
 def finished(comparison: Comparison, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run at one go; tests must leave it as it is."""
+    """The folder of the finished comparison, run without a stop; tests must not change it."""
     out = tmp_path_factory.mktemp("comparison")
     list(run_comparison(comparison, out))
     return out
@@ -84,8 +84,8 @@ def test_the_search_and_every_case_have_their_run_folders(finished: Path) -> Non
     assert set(outcomes(finished)) == searched | main
 
 
-def test_main_runs_have_the_rate_that_did_best_in_the_search(comparison: Comparison, finished: Path) -> None:
-    """By hand from the folders: the better of two last rounds; 1e-5 hardly moves the model, so 1e-2 is."""
+def test_main_runs_have_the_best_rate_of_the_search(comparison: Comparison, finished: Path) -> None:
+    """Read from the folders: the rate with the better last round. 1e-5 hardly changes the model, so some method takes 1e-2."""
     rates = rates_found(comparison, "csv", finished)
     for method, slug in (("sketches", "sketches"), ("one rank", "one-rank"), ("all in one", "all-in-one")):
         low, high = (
@@ -109,7 +109,7 @@ def test_progress_is_one_count_over_search_and_main_runs(comparison: Comparison,
 
 @pytest.mark.parametrize("stop", [5, 26, 40])
 def test_stopped_and_resumed_is_as_never_stopped(comparison: Comparison, finished: Path, tmp_path: Path, stop: int) -> None:
-    """Six search runs of 4 steps each come first: stopped in the second of them, and in the first and fifth main run."""
+    """The first six runs are the search, of 4 steps each. Stops in its second run, and in the first and the fifth main run."""
     stream = run_comparison(comparison, tmp_path)
     for _ in range(stop):
         next(stream)
@@ -119,7 +119,7 @@ def test_stopped_and_resumed_is_as_never_stopped(comparison: Comparison, finishe
     assert outcomes(tmp_path) == outcomes(finished)
 
 
-def test_what_is_finished_is_not_run_again(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
+def test_finished_runs_are_not_run_again(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
     out = copy(finished, tmp_path / "out")
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert all(step.value is None for step in run_comparison(comparison, out))
@@ -133,7 +133,7 @@ def test_another_recipe_is_refused_before_anything_runs(world: World, finished: 
 
 
 def test_another_choice_of_rate_is_refused_unless_forced(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
-    """As when a rate is added to the search after the main runs: here the main runs of one method have another."""
+    """A change of the searched rates after the main runs: the search now chooses another rate than one method's runs have."""
     out = copy(finished, tmp_path / "out")
     changed = replace(comparison, rates=(1e-5,))
     with pytest.raises(RunFolderError, match=r"training\.learning_rate was 0\.01 and is now 1e-05"):
@@ -142,15 +142,15 @@ def test_another_choice_of_rate_is_refused_unless_forced(comparison: Comparison,
     assert announced == {"csv-1", "csv-5"}
 
 
-def test_a_fault_of_the_main_runs_is_told_before_the_search(comparison: Comparison, tmp_path: Path) -> None:
-    """A case alone has it, which the search does not see."""
+def test_a_fault_of_the_main_runs_is_raised_before_the_search(comparison: Comparison, tmp_path: Path) -> None:
+    """Only one case has the fault; the search alone would not find it."""
     wrong = replace(comparison, cases=(EASY, Case("csv", -1.0)))
     with pytest.raises(RecipeError, match=r"partition\.alpha = -1\.0"):
         next(run_comparison(wrong, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_everything_is_written_and_the_same_again(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
+def test_everything_is_written_and_written_again_identically(comparison: Comparison, finished: Path, tmp_path: Path) -> None:
     out = copy(finished, tmp_path / "out")
     written = write_comparison(comparison, out)
     assert [path.name for path in written] == WRITTEN
@@ -187,7 +187,7 @@ def test_results_of_the_finished_cases_alone(comparison: Comparison, finished: P
 def test_rates_are_chosen_on_the_validation_part_of_runs_that_have_one(
     comparison: Comparison, finished: Path, tmp_path: Path
 ) -> None:
-    """Written into the search's folders: the validation part likes the rate that test rows do not."""
+    """The search's folders get a validation part that prefers the other rate than the test rows."""
     out = copy(finished, tmp_path / "out")
     for slug, value in (("1e-05", 0.9), ("0.01", 0.1)):
         log = out / "search" / "csv" / "runs" / f"one-rank-{slug}-seed{SEARCH_SEED}" / "rounds.jsonl"

@@ -1,4 +1,4 @@
-"""What is counted of a run and of several, on made-up rounds."""
+"""Rows and summaries of runs, on made-up rounds."""
 
 import csv
 import io
@@ -17,11 +17,11 @@ from fedfit.sweeps.sweep import Sweep
 
 CASE = Case("ag_news", 0.5)
 ACCURACIES = (0.25, 0.6, 0.8, 0.7, 0.9)
-"""Of rounds 0 to 4."""
+"""Accuracies of rounds 0 to 4."""
 
 
 def made_up_run(accuracies: tuple[float, ...] = ACCURACIES, **every_round: Any) -> RunData:
-    """Round n sends 100·n bytes up and 10·n down, takes n simulated seconds and 2·n joules; the server works n/4 s."""
+    """A run: round n sends 100·n bytes up and 10·n down, takes n simulated seconds and 2·n joules; the server works n/4 s."""
     rounds = [
         {
             "round": n,
@@ -62,7 +62,7 @@ def comparison() -> Comparison:
 
 
 def test_totals_of_a_run() -> None:
-    """1 + 2 + 3 + 4 = 10 in every measure; refused in rounds 1 and 3."""
+    """Every total is a multiple of 1 + 2 + 3 + 4 = 10; rounds 1 and 3 refuse an update."""
     found = outcome()
     assert values(found, "final_accuracy", "final_macro_f1") == (0.9, 0.8)
     assert values(found, "uplink_bytes", "downlink_bytes") == (1000, 100)
@@ -78,11 +78,11 @@ def test_totals_of_a_run() -> None:
         (0.8, 2, 3.0, 6.0),  # reached exactly, in round 2: 1 + 2
         (0.81, 4, 10.0, 20.0),
         (0.95, None, None, None),
-        (0.2, 0, 0.0, 0.0),  # the untrained model is there already
+        (0.2, 0, 0.0, 0.0),  # the untrained model is above it already
     ],
 )
 def test_to_the_target(target: float, rounds: int | None, seconds: float | None, joules: float | None) -> None:
-    """The first round at the target or above counts, though a later one falls below it."""
+    """The first round at the target or above counts, even if a later round is below it."""
     found = outcome(target=target)
     assert values(found, "rounds_to_target", "seconds_to_target", "joules_to_target") == (rounds, seconds, joules)
 
@@ -108,7 +108,7 @@ def test_a_method_that_needs_no_exchange_has_no_bytes() -> None:
 
 
 def test_a_group_by_hand() -> None:
-    """Final accuracies 90 and 70 %: mean 80, s = 20/√2. The second never gets to 80 %, so 3 s are the first's alone."""
+    """Final accuracies 90 and 70 %: mean 80, s = 20/√2. Only the first run reaches 80 %, after 3 s."""
     rows = [outcome(0), outcome(1, run=made_up_run((0.25, 0.6, 0.7)))]
     (group,) = summarise(rows)
     assert (group.n, group.reached) == (2, 1)
@@ -128,8 +128,8 @@ def test_methods_and_cases_are_kept_apart() -> None:
     ]
 
 
-def test_the_table_says_reached_not_reached_and_not_there() -> None:
-    """Bytes in MB: 1,000 B are 0.00; so they are scaled up here by 10^4 in one run, to 10.00 and 1.00 MB."""
+def test_the_table_shows_reached_not_reached_and_not_simulated() -> None:
+    """Bytes are in MB, and 1,000 B would be 0.00; so one run has 10^4 times as many, 10.00 and 1.00 MB."""
     big = made_up_run()
     for line in big.rounds:
         line["uplink_bytes"] *= 10_000
@@ -157,7 +157,7 @@ def test_the_page_has_a_table_a_case_and_the_search() -> None:
     assert "| AG News | a | 50.0 | **61.2** |" in page
 
 
-def test_the_csv_files_hold_what_the_rows_hold() -> None:
+def test_the_csv_files_hold_the_values_of_the_rows() -> None:
     rows = [outcome(0), outcome(1, run=made_up_run((0.25, 0.6)))]
     runs, groups, curves = (
         list(csv.DictReader(io.StringIO(write(main(), rows)))) for write in (rows_csv, summary_csv, rounds_csv)

@@ -1,4 +1,4 @@
-"""Claims on made-up accuracies."""
+"""Verdicts on claims, on made-up accuracies."""
 
 import pytest
 
@@ -10,11 +10,11 @@ from tests.sweeps.test_comparison_rows import made_up_run, outcome
 
 EASY, HARD = Case("ag_news", 0.5), Case("ag_news", 0.1)
 WOBBLE = (0.0, 0.05, -0.05)
-"""Added to every method of a seed: it is large, and a paired difference does not see it."""
+"""Added to every method of a seed: a large deviation that cancels in paired differences."""
 
 
 def rows(values: dict[tuple[str, Case], tuple[float, ...]]) -> list[Row]:
-    """Final accuracy by method, case and seed."""
+    """Rows with these final accuracies, by method, case and seed."""
     return [
         outcome(seed, method, case=case, run=made_up_run((0.25, value + WOBBLE[seed])))
         for (method, case), by_seed in values.items()
@@ -37,7 +37,7 @@ def test_one_pair_in_one_case(low: tuple[float, ...], word: str) -> None:
 
 
 def test_over_all_is_the_mean_over_the_cases_seed_by_seed() -> None:
-    """a − b in points: easy 10, 12, 14; hard −2, −4, −6. By seed their means are 4, 4, 4: 4 points without any scatter."""
+    """a − b in points: easy 10, 12, 14; hard −2, −4, −6. Each seed's mean is 4: 4 points with a standard error of 0."""
     given = rows(
         {
             ("a", EASY): (0.80, 0.82, 0.84), ("b", EASY): flat(0.7),
@@ -53,7 +53,7 @@ def test_over_all_is_the_mean_over_the_cases_seed_by_seed() -> None:
 
 @pytest.mark.parametrize(("second", "word"), [(flat(0.7), HOLDS), ((0.7, 0.8, 0.9), NOISE), (flat(0.9), FAILS)])
 def test_a_claim_of_two_pairs(second: tuple[float, ...], word: str) -> None:
-    """a is above b by 20 points in every seed; what it is against c decides."""
+    """a is above b by 20 points in every seed, so the comparison with c decides."""
     given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.6), ("c", EASY): second})
     assert claim_word(judge_claim(claim(("a", "b"), ("a", "c")), given), EASY.label) == word
 
@@ -63,7 +63,7 @@ def test_a_pair_that_was_not_run_is_left_out() -> None:
     assert [(pair.higher, pair.lower) for pair in judge_claim(claim(("a", "b"), ("a", "z")), given)] == [("a", "b")]
 
 
-def test_the_page_tells_claims_pairs_and_the_rule() -> None:
+def test_the_page_has_claims_pairs_and_the_rule() -> None:
     given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.7), ("c", EASY): flat(0.9)})
     claims = (Claim("a above b", "table 1", (("a", "b"),)), Claim("a above both", "", (("a", "b"), ("a", "c"))))
     methods = tuple(Method(name, ()) for name in "abc")

@@ -1,4 +1,4 @@
-"""The table of figures: recipes that hold, at every scale, with the points of the paper."""
+"""The table of figures: valid recipes at every scale, with the points of the paper."""
 
 import math
 
@@ -14,7 +14,7 @@ from fedfit.sweeps.figures import FIGURES, PLACEMENTS, RANKS, load_ratio
 
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_run_is_valid_and_has_a_folder_of_its_own(figure: str, scale: str) -> None:
+def test_every_run_is_valid_and_has_its_own_folder(figure: str, scale: str) -> None:
     sweep = FIGURES[figure](scale)
     runs = sweep.runs()
     assert [(run.folder, validate_offline(run.recipe)) for run in runs if validate_offline(run.recipe)] == []
@@ -25,7 +25,7 @@ def test_every_run_is_valid_and_has_a_folder_of_its_own(figure: str, scale: str)
 
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_setting_is_told_once(figure: str, scale: str) -> None:
+def test_every_setting_is_listed_once(figure: str, scale: str) -> None:
     keys = [key for note in FIGURES[figure](scale).notes for key in note.keys]
     assert sorted(set(keys)) == sorted(keys)
 
@@ -75,8 +75,8 @@ def test_load_ratio() -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_scaled_limits_leave_the_greatest_rank_where_it_was(scale: str) -> None:
-    """Eq. 1 to 3 without the channel: E = Ω·(C|D|)³/T², so r is in proportion to (E·T²)^(1/3) over the load."""
+def test_scaled_limits_keep_the_greatest_rank(scale: str) -> None:
+    """By eq. 1 to 3 without the channel E = Ω·(C|D|)³/T², so r is proportional to (E·T²)^(1/3) over the load."""
     here, small = FIGURES["fig4"](scale), FIGURES["fig4"]("small")
     reaches = [reach(small.recipe(point, 0)) for point in small.points]
     for point in here.points:

@@ -1,4 +1,4 @@
-"""The words of a grid: what they mean, and every way in which they can be wrong."""
+"""Parsing the arguments of a grid: valid ones, and every kind of fault."""
 
 import tomllib
 from contextlib import suppress
@@ -44,11 +44,11 @@ def test_seeds_alone_are_a_grid_of_one_cell() -> None:
         ("1,,2", ["1", "", "2"]),
     ],
 )
-def test_commas_inside_a_value_divide_nothing(text: str, parts: list[str]) -> None:
+def test_commas_inside_a_value_do_not_separate(text: str, parts: list[str]) -> None:
     assert split_values(text) == parts
 
 
-def test_an_empty_value_takes_the_key_out_of_the_recipe() -> None:
+def test_an_empty_value_removes_the_key_from_the_recipe() -> None:
     assert parse_grid(["federation.ranks=", "seed=0..1"]).fixed == ("federation.ranks=",)
 
 
@@ -94,7 +94,7 @@ TOML_VALUES = st.one_of(
     st.dictionaries(st.sampled_from(KEYS), st.lists(TOML_VALUES, min_size=2, max_size=3, unique=True), min_size=1, max_size=3)
 )
 def test_any_grid_of_toml_values_is_read_back(values: dict[str, list[str]]) -> None:
-    """Writing lists with commas and parsing them gives them again; every combination is there once."""
+    """Lists written with commas are parsed back unchanged; every combination appears once."""
     grid = parse_grid([f"{key}={','.join(listed)}" for key, listed in values.items()])
     assert {key: list(found) for key, found in grid.axes} == values
     for listed in values.values():
@@ -109,6 +109,6 @@ def test_a_range_is_every_whole_number_from_end_to_end(first: int, count: int) -
 
 
 @given(st.lists(st.text(max_size=12), max_size=4))
-def test_whatever_is_typed_is_a_grid_or_a_fault(words: list[str]) -> None:
+def test_any_text_is_a_grid_or_a_fault(words: list[str]) -> None:
     with suppress(RecipeError):
         assert parse_grid(words).cells()

@@ -1,4 +1,4 @@
-"""``fedfit sweep`` from words to table: on a tiny federation, against numbers taken from the run folders by hand."""
+"""``fedfit sweep`` from arguments to table on a tiny federation, against numbers read from the run folders."""
 
 import csv
 import json
@@ -60,8 +60,8 @@ def test_every_cell_and_seed_is_a_run_folder(finished: tuple[Study, Path]) -> No
     assert set(outcomes(finished[1])) == expected
 
 
-def test_the_table_is_what_the_rounds_say(finished: tuple[Study, Path]) -> None:
-    """Of two seeds: the mean, and |a − b|/√2; bytes added up over rounds, in millions."""
+def test_the_table_equals_the_rounds(finished: tuple[Study, Path]) -> None:
+    """Two seeds have the mean (a + b)/2 and the deviation |a − b|/√2; bytes are summed over rounds, in millions."""
     _, out = finished
     text = (out / "table.md").read_text()
     for rank in (1, 4):
@@ -96,7 +96,7 @@ def test_the_first_key_of_numbers_is_x_and_the_others_name_the_lines(finished: t
         assert f"<!-- {words} -->" in drawing
 
 
-def test_results_are_the_same_again(finished: tuple[Study, Path]) -> None:
+def test_results_are_written_again_identically(finished: tuple[Study, Path]) -> None:
     found, out = finished
     written = found.write(out)
     before = {path: path.read_bytes() for path in written}
@@ -104,7 +104,7 @@ def test_results_are_the_same_again(finished: tuple[Study, Path]) -> None:
 
 
 def test_another_metric_is_read_by_its_name(world: World, finished: tuple[Study, Path], tmp_path: Path) -> None:
-    """Loss is no share: as it is, with four digits. The run folders are those of before."""
+    """Loss is not a share: it is shown unscaled, with four digits. The run folders are reused."""
     out = Path(shutil.copytree(finished[1], tmp_path / "out"))
     study(world, *WORDS, metric="loss").write(out)
     losses = [rounds(out / "runs" / f"rank-1-learning_rate-1e-2-seed{seed}")[-1]["test_loss"] for seed in (0, 1)]
@@ -132,7 +132,7 @@ def test_a_grid_without_numbers_is_drawn_over_rounds(world: World, tmp_path: Pat
 
 
 def test_a_grid_that_grows_keeps_its_runs(world: World) -> None:
-    """Folders depend on the cell alone."""
+    """A folder's name depends on its cell alone."""
     small, large = (set(folders(study(world, words, "seed=0,1"))) for words in ("adapter.rank=1,4", "adapter.rank=1,2,4"))
     assert small < large
 
@@ -146,7 +146,7 @@ def test_a_grid_that_grows_keeps_its_runs(world: World) -> None:
     ],
 )
 def test_cells_never_share_a_folder(one: str, other: int) -> None:
-    """Values that look alike once they are made fit for a folder's name, and values too long for one."""
+    """Values that look alike after conversion to a folder's name, and values too long for one."""
     slugs = {point.slug for point in grid_sweep(RECIPE, parse_grid([one]), Metric()).points}
     assert len(slugs) == other
     assert all(len(slug) < 200 and "/" not in slug for slug in slugs)
@@ -181,7 +181,7 @@ def test_stopped_between_cells_and_resumed_is_as_never_stopped(
 def test_killed_for_good_between_cells_and_resumed_is_as_never_killed(
     world: World, finished: tuple[Study, Path], tmp_path: Path
 ) -> None:
-    """SIGKILL once the second run folder is there: nothing in the process can tidy up."""
+    """SIGKILL once the second run folder exists: the process cannot clean up."""
     out, log = tmp_path / "out", tmp_path / "log"
     command = [
         sys.executable,
@@ -219,5 +219,5 @@ def without_time(line: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in line.items() if key != "wall_s"}
 
 
-def test_the_command_says_what_is_wrong_with_a_grid(world: World) -> None:
+def test_the_command_reports_the_faults_of_a_grid(world: World) -> None:
     refused("sweep", world.recipe, "adapter.rank=8..4", says=["the sweep has 1 fault", "write 4..8"])

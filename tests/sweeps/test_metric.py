@@ -1,4 +1,4 @@
-"""Metrics by name, and on which rows they decide."""
+"""Metrics by name, and the rows on which they decide."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,7 @@ def test_a_value_that_was_not_measured_is_nan(value: float | None, read: float) 
     assert Metric("mcc").of({"test_mcc": value}) == pytest.approx(read, nan_ok=True)
 
 
-def test_a_metric_that_is_not_there_is_named_with_those_that_are() -> None:
+def test_an_unknown_metric_is_reported_with_the_known_ones() -> None:
     line: dict[str, Any] = {"round": 0, "test_accuracy": 0.5, "test_loss": 1.0, "validation_accuracy": 0.4, "train_loss": 1.0}
     assert names_in(line) == ["accuracy", "loss"]
     with pytest.raises(RecipeError, match=r"--metric = 'mcc': .* they measure accuracy, loss"):
@@ -39,7 +39,7 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are() -> None:
 
 
 def test_a_round_without_evaluation_has_no_value() -> None:
-    """With evaluation.every above 1 most lines hold no metric; they must not stop a sweep."""
+    """With evaluation.every above 1 most lines have no metric; they must not stop a sweep."""
     assert math.isnan(Metric().of({"round": 1, "train_loss": 0.5}))
     assert Metric().of({"round": 2, "test_accuracy": 0.5, "test_loss": 1.0}) == 0.5
     assert math.isnan(Metric().of({"round": 3, "test_accuracy": None, "test_loss": None}))
@@ -56,7 +56,7 @@ def test_a_run_without_a_validation_part_decides_on_test_rows() -> None:
 
 
 def test_the_validation_part_decides_when_the_target_is_reached() -> None:
-    """Test rows reach 80 % in round 2, the validation part in round 3: 1 + 2 + 3 s. The last value stays that of test rows."""
+    """Test rows reach 80 % in round 2, the validation part in round 3: 1 + 2 + 3 s. The final value is on test rows."""
     run = with_validation((0.2, 0.5, 0.7, 0.85, 0.9))
     assert Metric().deciding(run) == Metric(part="validation")
     sweep = main()

@@ -1,4 +1,4 @@
-"""The comparison of mixed ranks as it is offered: recipes that hold, fair to every method, and names that are checked."""
+"""The comparison of mixed ranks: valid recipes, equal settings for every method, and checked names."""
 
 import pytest
 
@@ -25,8 +25,8 @@ def test_every_run_is_valid(scale: str) -> None:
         assert parse_recipe(to_toml(run.recipe)) == run.recipe
 
 
-def test_four_settings_eight_methods_and_a_search_with_a_seed_of_its_own() -> None:
-    """At small: 2 data sets × 2 spreads; the search has 8 methods × 3 rates on each data set at α = 0.5."""
+def test_four_cases_eight_methods_and_a_search_with_its_own_seed() -> None:
+    """Scale small has 2 data sets × 2 spreads; the search has 8 methods × 3 rates on each data set at α = 0.5."""
     comparison = mixed_ranks("small")
     assert [case.slug for case in comparison.cases] == ["ag_news-0.1", "ag_news-0.5", "sst2-0.1", "sst2-0.5"]
     assert len(comparison.methods) == 8
@@ -37,13 +37,13 @@ def test_four_settings_eight_methods_and_a_search_with_a_seed_of_its_own() -> No
 
 
 def recipes() -> dict[str, Recipe]:
-    """By method, in the last case of small."""
+    """Method → its recipe in the last case of scale small."""
     comparison = mixed_ranks("small").with_seeds(1)
     rates = {method.name: 1e-3 for method in comparison.methods}
     return {run.point.line: run.recipe for run in comparison.main(comparison.cases[-1], rates).runs()}
 
 
-def test_what_is_the_same_for_every_method() -> None:
+def test_settings_that_are_equal_for_every_method() -> None:
     found = recipes()
     first = found[FSLORA]
     for recipe in found.values():
@@ -55,8 +55,8 @@ def test_what_is_the_same_for_every_method() -> None:
             assert recipe.adapter.size(rank).scale == 1.0
 
 
-def test_what_bounds_the_mixed_ranks() -> None:
-    """1/8 of 64 for the lowest; the whole 64 for the highest and for all data in one place."""
+def test_baselines_of_the_mixed_ranks() -> None:
+    """The lowest rank is 1/8 of 64; FedAvg at full rank and centralised have the whole 64."""
     found = recipes()
     assert (found[LOWEST].adapter.rank, found[FULL].adapter.rank, found[CENTRAL].adapter.rank) == (8, 64, 64)
     mixed = [recipe.federation.ranks for recipe in found.values() if recipe.federation.ranks is not None]
@@ -86,12 +86,12 @@ def test_smoke_needs_no_download() -> None:
         ("fig3", "small", 1, "ag_news", "fig3 has no cases"),
     ],
 )
-def test_a_wrong_name_is_told_at_once(name: str, scale: str, seeds: int, only: str | None, said: str) -> None:
+def test_a_wrong_name_is_refused_at_once(name: str, scale: str, seeds: int, only: str | None, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         find_study(name, scale, seeds, only=only)
 
 
-def test_only_takes_the_cases_of_that_name() -> None:
+def test_only_selects_cases_by_name() -> None:
     comparison = mixed_ranks("small")
     assert [case.slug for case in comparison.matching("sst2")] == ["sst2-0.1", "sst2-0.5"]
     assert comparison.only(comparison.matching("sst2")).sources() == ["sst2"]

@@ -1,4 +1,4 @@
-"""The choice of a rate, on made-up trials."""
+"""The choice of a learning rate, on made-up trials."""
 
 import csv
 import io
@@ -28,12 +28,12 @@ def trials(accuracies: tuple[float, ...], method: str = "a", source: str = "x") 
         ((math.nan, math.nan, math.nan), 3e-4),
     ],
 )
-def test_the_best_rate_is_taken_and_of_equal_ones_the_lowest(accuracies: tuple[float, ...], best: float) -> None:
+def test_the_best_rate_is_chosen_the_lowest_of_equals(accuracies: tuple[float, ...], best: float) -> None:
     given = trials(accuracies)
     assert best_rates(given) == best_rates(given[::-1]) == {"a": best}
 
 
-def test_each_method_and_data_set_has_its_own() -> None:
+def test_each_method_and_data_set_has_its_own_rate() -> None:
     given = [
         *trials((0.9, 0.8, 0.7), "a", "x"), *trials((0.1, 0.2, 0.3), "b", "x"),
         *trials((0.7, 0.8, 0.7), "a", "y"),

@@ -1,4 +1,4 @@
-"""What is written from finished runs, against numbers read from the run folders by hand."""
+"""Files written from finished runs, against numbers read from the run folders."""
 
 import csv
 import io
@@ -29,8 +29,8 @@ def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_rows_and_summary_equal_what_the_run_folders_say(sweep: Sweep, done: Path) -> None:
-    """Means by hand, and the standard deviation of two values, |a − b|/√2."""
+def test_rows_and_summary_equal_the_run_folders(sweep: Sweep, done: Path) -> None:
+    """Means computed here; the standard deviation of two values is |a − b|/√2."""
     rows, summary = table(rows_csv(sweep, collect(sweep, done))), table(summary_csv(sweep, collect(sweep, done)))
     assert [(line["x"], line["seed"]) for line in rows] == [("1", "0"), ("1", "1"), ("4", "0"), ("4", "1")]
     assert [(line["x"], line["n"]) for line in summary] == [("1", "2"), ("4", "2")]
@@ -51,8 +51,8 @@ def test_rows_and_summary_equal_what_the_run_folders_say(sweep: Sweep, done: Pat
             assert float(found["final_macro_f1"]) == rounds[seed][-1]["test_macro_f1"]
 
 
-def test_what_a_run_without_a_plan_does_not_have_is_blank(sweep: Sweep, done: Path, tmp_path: Path) -> None:
-    """As such a run leaves it: null in every round."""
+def test_a_run_without_a_plan_has_blank_cells(sweep: Sweep, done: Path, tmp_path: Path) -> None:
+    """A run without a plan records null in every round."""
     out = Path(shutil.copytree(done, tmp_path / "out"))
     for log in out.glob("runs/*/rounds.jsonl"):
         lines = [
@@ -64,7 +64,7 @@ def test_what_a_run_without_a_plan_does_not_have_is_blank(sweep: Sweep, done: Pa
 
 
 def test_planned_rounds_give_rank_seconds_and_joules(sweep: Sweep, done: Path, tmp_path: Path) -> None:
-    """Ranks 2, none, 6 in three rounds average to 4; 1.5 s and 2.5 s add up to 4, 10 J and 20 J to 30."""
+    """Ranks 2, none, 6 in three rounds average to 4; 1.5 s and 2.5 s sum to 4 s, 10 J and 20 J to 30 J."""
     out = Path(shutil.copytree(done, tmp_path / "out"))
     log = out / "runs" / "last-2-layers-1-seed0" / "rounds.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -81,7 +81,7 @@ def test_one_seed_has_no_standard_deviation() -> None:
     assert (point.n, point.mean["final_accuracy"], point.sd["final_accuracy"]) == (1, 0.5, None)
 
 
-def test_everything_can_be_made_again_to_the_byte(sweep: Sweep, done: Path, tmp_path: Path) -> None:
+def test_everything_is_written_again_identically(sweep: Sweep, done: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(done, tmp_path / "out"))
     written = write_sweep(sweep, out)
     assert [path.name for path in written] == WRITTEN
@@ -92,7 +92,7 @@ def test_everything_can_be_made_again_to_the_byte(sweep: Sweep, done: Path, tmp_
 
 
 def test_a_sweep_over_rounds_is_drawn(sweep: Sweep, tmp_path: Path) -> None:
-    """As Fig. 2: the points are lines, and the name of a run folder has no x."""
+    """Like Fig. 2: each point is a line, and the name of its run folder has no x."""
     lines = replace(sweep, name="fig2", points=(Point("all layers", None, ('adapter.layers="all"',)),), seeds=(0,))
     list(run_sweep(lines, tmp_path))
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["all-layers-seed0"]
@@ -100,10 +100,10 @@ def test_a_sweep_over_rounds_is_drawn(sweep: Sweep, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("untrained", "drawn"), [(0.85, True), (0.25, False)])
-def test_the_untrained_accuracy_is_always_told_and_drawn_where_it_leaves_room(
+def test_the_untrained_accuracy_is_always_in_the_caption_and_drawn_if_it_fits(
     sweep: Sweep, untrained: float, drawn: bool, tmp_path: Path
 ) -> None:
-    """Runs at 86 and 88 %: 85 lies just below them; 25 would leave them a thirtieth of the axis."""
+    """Runs at 86 and 88 %: 85 % is just below them; 25 % would leave them a thirtieth of the axis."""
     rows = [row("a", 1, 0, 0.86, untrained), row("a", 4, 0, 0.88, untrained)]
     text = write_figure(sweep, rows, "a caption", tmp_path)[1].read_text()
     assert f"untrained model: {100 * untrained:.1f} %" in text
@@ -113,7 +113,7 @@ def test_the_untrained_accuracy_is_always_told_and_drawn_where_it_leaves_room(
 
 @pytest.mark.parametrize("log", [True, False])
 def test_error_bars_at_one_x_lie_side_by_side(sweep: Sweep, log: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three lines on x = 1, 4: no two points share a place; all lie within 2 % of the axis of their x, ticks on it."""
+    """Three lines at x = 1, 4: no two points coincide, all lie within 2 % of the axis from their x, and ticks are at x."""
     drawn: list[Any] = []
     monkeypatch.setattr("fedfit.sweeps.figure.save", lambda figure, _: drawn.append(figure))
     rows = [row(line, x, seed, 0.8 + seed / 100) for line in "abc" for x in (1, 4) for seed in (0, 1)]
@@ -127,7 +127,7 @@ def test_error_bars_at_one_x_lie_side_by_side(sweep: Sweep, log: bool, tmp_path:
     assert list(axes.get_xticks()) == [1, 4]
 
 
-def test_one_line_stands_at_its_x(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_line_is_not_moved(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr("fedfit.sweeps.figure.save", lambda figure, _: drawn.append(figure))
     write_figure(sweep, [row("a", x, seed, 0.8 + seed / 100) for x in (1, 4) for seed in (0, 1)], "", tmp_path)
@@ -142,7 +142,7 @@ def test_an_unfinished_sweep_has_no_results(sweep: Sweep, done: Path, tmp_path: 
     assert [path.name for path in out.iterdir()] == ["runs"]
 
 
-def test_settings_tell_printed_from_chosen(sweep: Sweep) -> None:
+def test_settings_separate_printed_from_chosen(sweep: Sweep) -> None:
     printed, chosen = settings_text(sweep).split("## Not printed in the paper, chosen here")
     assert "| ranks | 1 to 32 | `adapter.rank` = 1, 4 |" in printed
     assert "| batch size | `training.batch_size` = 8 | small |" in chosen
@@ -151,8 +151,8 @@ def test_settings_tell_printed_from_chosen(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("scale", ["small", "paper"])
-def test_settings_name_what_the_paper_does_not_print(figure: str, scale: str) -> None:
-    """Section 3 has no word on these; METHODS names the last five, for the figures on resources."""
+def test_settings_list_keys_that_the_paper_does_not_print(figure: str, scale: str) -> None:
+    """Section 3 does not mention these keys; the last five are for the figures on resources."""
     chosen = settings_text(FIGURES[figure](scale)).split("## Not printed in the paper")[1].split("## The recipe")[0]
     keys = ["federation.rounds", "training.batch_size", "adapter.alpha", "data.max_tokens", "training.optimizer"]
     if figure in ("fig4", "fig5"):
@@ -161,7 +161,7 @@ def test_settings_name_what_the_paper_does_not_print(figure: str, scale: str) ->
 
 
 def test_caption() -> None:
-    """Of the sizes that the recipes have: 3,000 samples on three devices; and all of 120,000."""
+    """Sizes in the recipes: 3,000 samples on three devices at scale small, all samples at scale paper."""
     assert caption(FIGURES["fig3"]("small").with_seeds(3)) == (
         "MiniLM, 3 × 1,000 AG News samples, 4 rounds, mean ± s.d. of 3 seeds; see settings.md"
     )
@@ -180,6 +180,6 @@ def test_caption() -> None:
         ("fig3", "small", 0, "--seeds = 0"),
     ],
 )
-def test_a_wrong_name_is_told_at_once(figure: str, scale: str, seeds: int, said: str) -> None:
+def test_a_wrong_name_is_refused_at_once(figure: str, scale: str, seeds: int, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         find_study(figure, scale, seeds)

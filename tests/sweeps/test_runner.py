@@ -1,4 +1,4 @@
-"""A sweep's runs: all of them once, whenever it is stopped, and never over a run of something else."""
+"""A sweep runs every run once, even if stopped in between, and never overwrites a run of another recipe."""
 
 import gc
 import shutil
@@ -15,7 +15,7 @@ from tests.sweeps.conftest import SEEDS, make_sweep
 from tests.trajectories.world import World, outcome
 
 FOLDERS = ["last-2-layers-1-seed0", "last-2-layers-4-seed0", "last-2-layers-1-seed1", "last-2-layers-4-seed1"]
-"""In the order they run: one trunk, so seed by seed."""
+"""Run folders in the order of execution: all share one trunk, so seed by seed."""
 
 
 def outcomes(out: Path) -> dict[str, object]:
@@ -26,7 +26,7 @@ def copy(done: Path, target: Path) -> Path:
     return Path(shutil.copytree(done, target))
 
 
-def test_every_point_and_seed_is_a_run_folder_of_its_own(done: Path) -> None:
+def test_every_point_and_seed_has_its_own_run_folder(done: Path) -> None:
     assert sorted(outcomes(done)) == sorted(FOLDERS)
 
 
@@ -37,7 +37,7 @@ def test_a_seed_changes_the_run_and_a_point_changes_its_key(sweep: Sweep) -> Non
 
 
 def test_progress_counts_every_round_once(sweep: Sweep, tmp_path: Path) -> None:
-    """2 points × 2 seeds × rounds 0 to 3 are 16 rounds; each run is announced before its first."""
+    """2 points × 2 seeds × rounds 0 to 3 are 16 rounds; each run is announced before its first round."""
     seen = list(run_sweep(sweep, tmp_path))
     assert [(step.run, step.round, step.done) for step in seen[:5]] == [
         (1, None, 0),
@@ -53,7 +53,7 @@ def test_progress_counts_every_round_once(sweep: Sweep, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [3, 7, 11])
 def test_stopped_and_resumed_is_as_never_stopped(sweep: Sweep, done: Path, tmp_path: Path, steps: int) -> None:
-    """Stopped in the first run after round 1, in the second, and at the announcement of the third."""
+    """Stops after round 1 of the first run, in the second run, and at the announcement of the third."""
     stream = run_sweep(sweep, tmp_path)
     for _ in range(steps):
         next(stream)
@@ -64,7 +64,7 @@ def test_stopped_and_resumed_is_as_never_stopped(sweep: Sweep, done: Path, tmp_p
 
 
 def test_killed_between_a_folder_and_its_recipe(sweep: Sweep, done: Path, tmp_path: Path) -> None:
-    """Such a folder has the lock and the first files, and nothing to go on from."""
+    """The folder has the lock and its first files, but no checkpoint to resume from."""
     broken = copy(done, tmp_path / "out") / "runs" / FOLDERS[1]
     for item in broken.iterdir():
         if item.name not in (".lock", "environment.json"):
@@ -74,7 +74,7 @@ def test_killed_between_a_folder_and_its_recipe(sweep: Sweep, done: Path, tmp_pa
 
 
 def test_killed_before_the_last_checkpoint(sweep: Sweep, done: Path, tmp_path: Path) -> None:
-    """The line of the last round is there, but the round does not count without its checkpoint."""
+    """The last round has a line, but does not count without its checkpoint."""
     out = copy(done, tmp_path / "out")
     (out / "runs" / FOLDERS[0] / "checkpoints" / "round-000003.checkpoint").unlink()
     steps = [step.round for step in run_sweep(sweep, out) if step.run == 1]
@@ -98,7 +98,7 @@ def test_more_seeds_add_runs_and_leave_the_others(sweep: Sweep, done: Path, tmp_
 
 
 def test_another_recipe_is_refused_before_anything_runs(world: World, done: Path, tmp_path: Path) -> None:
-    """Rounds 5 in place of 3 in all 4 runs, and seed 2, which is not there, must not be started."""
+    """All 4 runs would have 5 rounds in place of 3; seed 2, which has no folder yet, must not start."""
     out = copy(done, tmp_path / "out")
     with pytest.raises(RunFolderError) as error:
         next(run_sweep(make_sweep(world, rounds=5).with_seeds(SEEDS + 1), out))
@@ -110,8 +110,8 @@ def test_another_recipe_is_refused_before_anything_runs(world: World, done: Path
     assert sorted(outcomes(out)) == sorted(FOLDERS)
 
 
-def test_force_runs_anew_only_what_differs(sweep: Sweep, done: Path, tmp_path: Path) -> None:
-    """The point of rank 4 gets another rate; that of rank 1 stays."""
+def test_force_replaces_only_runs_of_another_recipe(sweep: Sweep, done: Path, tmp_path: Path) -> None:
+    """The point of rank 4 gets another learning rate; the point of rank 1 stays."""
     out = copy(done, tmp_path / "out")
     low, high = sweep.points
     changed = replace(sweep, points=(low, replace(high, overrides=(*high.overrides, "training.learning_rate=0.02"))))
@@ -121,22 +121,22 @@ def test_force_runs_anew_only_what_differs(sweep: Sweep, done: Path, tmp_path: P
     assert [before[name] == after[name] for name in FOLDERS] == [True, False, True, False]
 
 
-def test_a_fault_of_the_last_point_is_told_before_the_first_runs(world: World, tmp_path: Path) -> None:
-    """The model's matrices have 32 rows, so that a rank of 64 cannot be."""
+def test_a_fault_of_the_last_point_is_raised_before_the_first_runs(world: World, tmp_path: Path) -> None:
+    """The model's matrices have 32 rows, so a rank of 64 is impossible."""
     with pytest.raises(RecipeError, match=r"adapter\.rank = 64"):
         next(run_sweep(make_sweep(world, ranks=(1, 64)), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def embeddings() -> int:
-    """Of all models in memory."""
+    """The number of embeddings of all models in memory."""
     return sum(type(item) is torch.nn.Embedding for item in gc.get_objects())
 
 
 def test_one_model_is_in_memory_at_a_time(sweep: Sweep, tmp_path: Path) -> None:
-    """When a run is announced, the model of the one before is gone."""
+    """When a run is announced, the previous run's model has been freed."""
     gc.collect()
-    gc.disable()  # what the runner does not collect by itself is to be seen
+    gc.disable()  # so that the runner must free models itself
     before = embeddings()
     try:
         alive = [(step.round is None, embeddings() - before) for step in run_sweep(sweep.with_seeds(1), tmp_path)]
@@ -147,7 +147,7 @@ def test_one_model_is_in_memory_at_a_time(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_runs_of_one_trunk_are_together(sweep: Sweep) -> None:
-    """Four points on two cuts, given in turn: each cut's runs follow one another, its seeds in order."""
+    """Four points alternate between two trunks: the runs of each trunk follow one another, seed by seed."""
     specs = ["last:1", "last:2", "last:1", "last:2"]
     points = tuple(
         replace(sweep.points[0], x=place, overrides=(f'adapter.layers="{layers}"',)) for place, layers in enumerate(specs)

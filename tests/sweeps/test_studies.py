@@ -1,4 +1,4 @@
-"""Figures, comparisons and grids are run by one engine: each is a study, and a study is stages and pages."""
+"""One engine runs figures, comparisons and grids: each is a study of stages and pages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def studies() -> dict[str, Study]:
 
 
 @pytest.mark.parametrize("name", [*FIGURES, *COMPARISONS, "sweep"])
-def test_a_study_is_valid_runs_in_folders_of_their_own(name: str, tmp_path: Path) -> None:
+def test_a_study_has_valid_runs_each_in_its_own_folder(name: str, tmp_path: Path) -> None:
     stages = list(studies()[name].stages(tmp_path))
     runs = [(stage.folder / run.folder, run) for stage in stages for run in stage.outline.runs()]
     assert len({folder for folder, _ in runs}) == len(runs) > 0
@@ -32,7 +32,7 @@ def test_a_study_is_valid_runs_in_folders_of_their_own(name: str, tmp_path: Path
     assert [fault for _, run in runs for fault in validate_offline(run.recipe)] == []
 
 
-def test_a_stage_that_rests_on_another_is_not_there_before_it(tmp_path: Path) -> None:
+def test_a_stage_has_no_sweep_before_the_stage_it_depends_on(tmp_path: Path) -> None:
     search, *main = studies()["mixed-ranks"].stages(tmp_path)
     assert search.sweep() is not None
     assert [stage.sweep() for stage in main] == [None] * len(main)

@@ -1,4 +1,4 @@
-"""Verdicts on made-up rows, one for each outcome of each claim."""
+"""Verdicts on made-up rows, with every outcome of every claim."""
 
 import pytest
 
@@ -8,11 +8,11 @@ from fedfit.sweeps.verdicts import RULE, judge, verdicts_text
 from tests.sweeps.conftest import row
 
 WOBBLE = (0.0, 0.01, -0.01)
-"""Added to every point of a seed: it is large, and a paired difference does not see it."""
+"""Added to every point of a seed: a large deviation that cancels in paired differences."""
 
 
 def rows(figure: str, values: dict[tuple[str, float | None], tuple[float, ...]], untrained: float = 0.25) -> list[Row]:
-    """Final accuracy by point and seed."""
+    """Rows with these final accuracies, by point and seed."""
     return [
         row(line, x, seed, value + WOBBLE[seed], untrained, figure)
         for (line, x), by_seed in values.items()
@@ -29,7 +29,7 @@ def flat(value: float) -> tuple[float, float, float]:
 
 
 def test_an_estimate_by_hand() -> None:
-    """1, 2, 3: mean 2, s = 1, standard error 1/√3 = 0.577; t at 2 degrees is 4.303, so the reach is 2.484 > 2."""
+    """1, 2, 3: mean 2, s = 1, standard error 1/√3 = 0.577; t at 2 degrees is 4.303, so the margin is 2.484 > 2."""
     found = Estimate.of([1.0, 2.0, 3.0])
     assert (found.mean, found.n) == (2.0, 3)
     assert found.error == pytest.approx(3**-0.5)
@@ -39,7 +39,7 @@ def test_an_estimate_by_hand() -> None:
 
 @pytest.mark.parametrize(("shift", "word"), [(2.4, NOISE), (2.5, HOLDS), (-2.4, NOISE), (-2.5, FAILS)])
 def test_the_limit_lies_at_t_standard_errors(shift: float, word: str) -> None:
-    """As above, the reach of −1, 0, 1 is 2.484."""
+    """As above, the margin of −1, 0, 1 is 2.484."""
     assert Estimate.of([shift - 1, shift, shift + 1]).word == word
 
 
@@ -49,13 +49,13 @@ def test_two_seeds_have_one_degree_of_freedom() -> None:
     assert Estimate.of([2.45, 2.55]).word == HOLDS
 
 
-def test_one_seed_says_nothing() -> None:
+def test_one_seed_is_within_the_noise() -> None:
     found = Estimate.of([50.0])
     assert (found.word, str(found)) == (NOISE, "+50.00 points (one seed)")
 
 
 def test_placement() -> None:
-    """3 points apart; equal but for a scatter of 1 point; and the wrong way round."""
+    """Differences of 3 points, of 0 with a scatter of 1 point, and of the wrong sign."""
     given = rows(
         "fig2",
         {
@@ -86,8 +86,8 @@ def test_rank(at_1: tuple[float, ...], at_32: tuple[float, ...], at_128: tuple[f
     assert found["falls beyond rank 32: 32 above 128"] == falls
 
 
-def test_what_lies_beyond_the_best_rank_does_not_count_for_the_rise() -> None:
-    """80, 82, 84 % at 1, 2, 4: 2 points a doubling; the drop to 10 % at 128 is no part of it."""
+def test_ranks_beyond_the_best_do_not_count_for_the_rise() -> None:
+    """80, 82, 84 % at 1, 2, 4: 2 points per doubling; the drop to 10 % at 128 is ignored."""
     given = rows("fig3", {("a", 1): flat(0.8), ("a", 2): flat(0.82), ("a", 4): flat(0.84), ("a", 128): flat(0.1)})
     (verdict,) = [verdict for verdict in judge("fig3", given) if verdict.claim.startswith("rises")]
     assert verdict.numbers.startswith("a doubling gives +2.00 points")
@@ -112,7 +112,7 @@ def test_joint_above_random(random_at_10: tuple[float, ...], here: str, everywhe
     assert found["rises with the limit, joint"] == HOLDS
 
 
-def test_a_limit_that_does_harm() -> None:
+def test_accuracy_that_falls_with_the_limit() -> None:
     given = policies({5: flat(0.85), 10: flat(0.80)}, {5: flat(0.6), 10: flat(0.6)})
     found = words("fig4", given)
     assert found["rises with the limit, joint"] == FAILS
@@ -130,15 +130,17 @@ def test_a_limit_that_does_harm() -> None:
     ],
 )
 def test_untrained_at_chance(untrained: tuple[float, ...], word: str) -> None:
-    """Of four classes, 25 %: 25.0 and 29.0 lie within 5 points; 40.3 and 5.3 do not, by many standard errors; the last, 33.3,
-    has one of 14.5."""
+    """Four classes: chance is 25 %. The means 25.0 and 29.0 lie within 5 points of it.
+
+    40.3 and 5.3 do not, by many standard errors; the last, 33.3, has a standard error of 14.5.
+    """
     given = [row("a", x, seed, 0.9, value) for x in (1, 2) for seed, value in enumerate(untrained)]
     assert words("fig3", given)["the untrained model is at chance, 25.0 %"] == word
 
 
 @pytest.mark.parametrize(("worst", "word"), [(0.35, HOLDS), (0.25, NOISE), (0.15, FAILS)])
 def test_anything_fine_tuned_is_above_the_untrained(worst: float, word: str) -> None:
-    """One point at 90 %, one at ``worst``, against 25 %; a scatter of 1 point."""
+    """One point at 90 %, one at ``worst``, against an untrained model at 25 %; a scatter of 1 point."""
     given = rows("fig3", {("a", 1): flat(0.9), ("a", 2): flat(worst)})
     assert words("fig3", given)["anything fine-tuned is above the untrained model"] == word
 
