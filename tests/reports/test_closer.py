@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from fedfit.errors import RunFolderError
 from fedfit.reports.figures import figures_of
 from fedfit.reports.html import write_html
+from fedfit.reports.page import CSS
 from fedfit.reports.read import read_run
 from fedfit.reports.report import write_report
 
@@ -67,6 +69,17 @@ def test_the_page_has_classes_and_errors(make_run: MakeRun) -> None:
     assert "&lt;b&gt;bold&lt;/b&gt; news" in page
     assert ">Pair<" not in page
     assert ">Pair<" in page_of(looked_at(make_run("pairs"), errors=[{"text": "a", "pair": "b", "true": "x"}]))
+
+
+def test_texts_break_anywhere_and_class_names_between_words(make_run: MakeRun) -> None:
+    """A class name broken in mid-word is hard to read; one longer than its column still breaks, so that the page fits."""
+    page = page_of(looked_at(make_run(), errors=[{"text": "a", "pair": "b", "true": "x", "predicted": "y"}]))
+    for cell in ('<td class="text">a<', '<td class="text">b<', '<td class="label">x<', '<td class="label">y<'):
+        assert cell in page
+    assert f'<td class="label">{LABELS[0]}<' in page
+    rules = dict(re.findall(r"^(.+?) \{ (.+) \}$", CSS, re.MULTILINE))
+    assert "overflow-wrap: anywhere" in rules["table.text td, td.text"]
+    assert rules["td.label"] == "max-width: 14rem; overflow-wrap: break-word;"
 
 
 def test_an_evaluation_without_classes_has_no_section_for_them(make_run: MakeRun) -> None:

@@ -34,16 +34,16 @@ def _section(title: str, content: str, note: str = "") -> str:
 
 def _class_columns() -> list[Column]:
     return [
-        Column("Class", lambda row: str(row.get("label")), is_text=True),
+        Column("Class", lambda row: str(row.get("label")), kind="label"),
         *(Column(heading, _count(key)) for heading, key in (("Samples", "samples"), ("Predicted", "predicted"))),
         *(Column(name.capitalize(), _share(name)) for name in SCORES),
     ]
 
 
 def _error_columns(*, pairs: bool) -> list[Column]:
-    keys = ("text", *(["pair"] if pairs else []), "true", "predicted")
-    texts = [Column(key.capitalize(), _text(key), is_text=True) for key in keys]
-    return [*texts, Column("Probability", _share("probability"))]
+    texts = [Column(key.capitalize(), _text(key), kind="text") for key in ("text", *(["pair"] if pairs else []))]
+    labels = [Column(key.capitalize(), _text(key), kind="label") for key in ("true", "predicted")]
+    return [*texts, *labels, Column("Probability", _share("probability"))]
 
 
 def _text(key: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fedfit.reports.costs import energy_j, latency_s, rank_texts
 from fedfit.reports.metrics import ABSENT, Measure, format_loss
@@ -17,13 +17,13 @@ from fedfit.units import format_bytes, format_joules, format_seconds, format_sim
 class Column:
     """A table column. ``cell`` formats a row (a record or a summary), ``total`` the footer from the run's summary.
 
-    With ``is_text`` a cell may wrap over several lines.
+    ``kind`` says where a cell may wrap: nowhere in a number, between the words of a label, anywhere in a text.
     """
 
     heading: str
     cell: Callable[[Mapping[str, Any]], str]
     total: Callable[[Mapping[str, Any]], str] = lambda _: ""
-    is_text: bool = False
+    kind: Literal["number", "label", "text"] = "number"
 
     @classmethod
     def added_up(cls, heading: str, key: str, written: Callable[[Any], str]) -> Column:
@@ -81,14 +81,14 @@ def run_columns(runs: Sequence[RunData], metric: str, refused: bool) -> list[Col
 
 def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Columns of a device's record, refusals last. Columns of a plan and of refusals appear only if some row has a value."""
-    refused = [Column("Refused because", lambda row: str(row.get("refused") or ""), is_text=True)]
+    refused = [Column("Refused because", lambda row: str(row.get("refused") or ""), kind="text")]
     planned = [Column("Rank", lambda row: str(row["rank"] or ABSENT) if row.get("rank") is not None else ABSENT)]
     charged = [
         Column(
             "Frequency (GHz)",
             _cost_cell(lambda cost: f"{number(cost['frequency_hz']) / 1e9:.3f}" if cost["frequency_hz"] else ABSENT),
         ),
-        Column("Stops the next rank", _cost_cell(lambda cost: binding_label(cost["binding"])), is_text=True),
+        Column("Stops the next rank", _cost_cell(lambda cost: binding_label(cost["binding"])), kind="label"),
         Column("Latency, formula", _cost_cell(lambda cost: format_simulated(latency_s(cost["formula"])))),
         Column("Latency, sent", _cost_cell(lambda cost: format_simulated(latency_s(cost["sent"])))),
         Column("Energy, formula", _cost_cell(lambda cost: format_joules(energy_j(cost["formula"])))),

@@ -13,7 +13,7 @@ DENSE_COLUMNS = 12
 
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table as HTML. Headings and cells of text wrap at spaces; numbers stay on one line, aligned right.
+    """A table as HTML. Headings and labels wrap at spaces, texts anywhere; numbers stay on one line, aligned right.
 
     A table of many columns has smaller letters, so that it fits a screen of 1,200 pixels without scrolling.
     """
@@ -24,5 +24,5 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cells(tag: str, columns: Sequence[Column], texts: Sequence[str]) -> str:
-    marks = [' class="text"' if column.is_text else "" for column in columns]
+    marks = ["" if column.kind == "number" else f' class="{column.kind}"' for column in columns]
     return "".join(f"<{tag}{mark}>{escape(text)}</{tag}>" for mark, text in zip(marks, texts, strict=True))

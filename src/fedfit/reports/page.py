@@ -50,8 +50,9 @@ thead th {
   line-height: 1.3; position: sticky; top: 0; vertical-align: bottom; white-space: normal;
 }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
-table.text th, table.text td, td.text, th.text { text-align: left; white-space: normal; }
+table.text th, table.text td, td.text, th.text, td.label, th.label { text-align: left; white-space: normal; }
 table.text td, td.text { overflow-wrap: anywhere; }
+td.label { max-width: 14rem; overflow-wrap: break-word; }
 td.text { min-width: 6rem; }
 table.dense { font-size: .76rem; }
 table.dense th, table.dense td { padding-left: .28rem; padding-right: .28rem; }
