@@ -163,6 +163,8 @@ def test_files(tiny_bert: Path, tmp_path: Path) -> None:
     assert missing == {"data.test": ("~nobody-here/x.csv", "no such file; relative paths start at the working folder")}
     unset = faults(tiny_bert, "data.source=parquet", f"data.train={there}")
     assert unset == {"data.test": (None, 'source = "parquet" needs the path of a file')}
+    empty = faults(tiny_bert, "data.source=csv", f"data.train={there}", "data.test=''")
+    assert empty == {"data.test": ("", 'source = "csv" needs the path of a file')}
     folder = faults(tiny_bert, "data.source=csv", f"data.train={tmp_path}", f"data.test={there}")
     assert folder.keys() == {"data.train"}
     no_text = faults(tiny_bert, "data.source=csv", f"data.train={there}", f"data.test={there}", "data.text=[]")

@@ -15,14 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_
 from fedfit.models import families
 from fedfit.models.cost import AdaptedShape, adapted_matrices, adapted_shape, factor_parameters, head_parameters
 from fedfit.models.families import TARGETS
-from fedfit.models.flops import (
-    Affine,
-    batch_flops,
-    evaluation_batch_flops,
-    evaluation_flops,
-    step_flops,
-    trunk_flops,
-)
+from fedfit.models.flops import Affine, batch_flops, step_flops, trunk_flops
 from fedfit.models.last_layer import Positions
 from fedfit.models.shape import ModelShape
 from fedfit.models.split import SplitModel
@@ -97,13 +90,6 @@ def counted_step(
     return int(count.get_total_flops())
 
 
-def counted_evaluation(split: SplitModel, lengths: list[int], positions: int = 1) -> int:
-    ids = torch.randint(5, 100, (len(lengths), max(lengths)))
-    with counter() as count, torch.no_grad():
-        split.tail(split.trunk(ids, None), torch.tensor(lengths), positions_of(lengths, positions))
-    return int(count.get_total_flops())
-
-
 def shape_of(split: SplitModel, **adapter: Any) -> AdaptedShape:
     return adapted_shape(split.shape, AdapterSettings(**{"layers": "last:2", **adapter}))
 
@@ -133,8 +119,6 @@ def test_counts_are_those_of_torch(
         samples, tokens = 3, 7
         step = samples * step_flops(shape, tokens, trunk=True).at(rank) + batch_flops(shape).at(rank)
         assert step == counted_step(split, [tokens] * samples)
-        evaluation = samples * evaluation_flops(shape, tokens, trunk=True).at(rank) + evaluation_batch_flops(shape).at(rank)
-        assert evaluation == counted_evaluation(split, [tokens] * samples)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 40])
@@ -167,8 +151,6 @@ def test_counts_where_several_positions_of_a_row_are_read(
     shape = shape_of(split, **adapter)
     step = 2 * step_flops(shape, 7, trunk=True, positions=3).at(3) + batch_flops(shape, positions=3).at(3)
     assert step == counted_step(split, [7, 7], positions=3)
-    evaluation = 2 * evaluation_flops(shape, 7, trunk=True, positions=3).at(3) + evaluation_batch_flops(shape, 3).at(3)
-    assert evaluation == counted_evaluation(split, [7, 7], positions=3)
 
 
 @pytest.mark.parametrize("targets", TARGET_CHOICES.values(), ids=TARGET_CHOICES)
@@ -181,8 +163,6 @@ def test_dropout_of_the_factors_input_makes_keys_and_values_in_full(
     split = tiny_split(tiny_models[family], rank=3, **adapter)
     shape = shape_of(split, **adapter)
     assert 2 * step_flops(shape, 7, trunk=True).at(3) + batch_flops(shape).at(3) == counted_step(split, [7, 7])
-    expected = 2 * evaluation_flops(shape, 7, trunk=True).at(3) + evaluation_batch_flops(shape).at(3)
-    assert expected == counted_evaluation(split, [7, 7])  # no dropout in an evaluation
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -199,12 +179,11 @@ def test_dropout_of_the_base_keeps_the_scores_on_a_cpu(tiny_models: dict[str, Pa
 
 
 @pytest.mark.parametrize("trunk", [True, False])
-@pytest.mark.parametrize("count", [step_flops, evaluation_flops])
-def test_an_array_of_tokens_gives_one_count_a_sample(tiny_bert: Path, count: Any, trunk: bool) -> None:
+def test_an_array_of_tokens_gives_one_count_a_sample(tiny_bert: Path, trunk: bool) -> None:
     shape = shape_of(tiny_split(tiny_bert), layers="last:1", targets=("query",))
     tokens = np.array([1, 7, 64], dtype=np.int32)
-    counts = count(shape, tokens, trunk=trunk)
-    ones = [count(shape, int(number), trunk=trunk) for number in tokens]
+    counts = step_flops(shape, tokens, trunk=trunk)
+    ones = [step_flops(shape, int(number), trunk=trunk) for number in tokens]
     np.testing.assert_array_equal(counts.fixed, [one.fixed for one in ones])
     np.testing.assert_array_equal(counts.per_rank, [one.per_rank for one in ones])
     np.testing.assert_array_equal(counts.at(4), [one.at(4) for one in ones])

@@ -5,7 +5,7 @@ import pytest
 
 from fedfit.sweeps.bases import MEASURES
 from fedfit.sweeps.rows import Row
-from fedfit.sweeps.runner import run_sweep
+from fedfit.sweeps.runner import Progress, Stage, run_stages
 from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
 from tests.trajectories.world import RECIPE, World, one_thread_only
 
@@ -31,6 +31,11 @@ def make_sweep(world: World, rounds: int = 3, ranks: tuple[int, ...] = (1, 4)) -
     base = f'{base}[model]\nname = "{model}"\n'
     axis = Axis("Rank", log2=True)
     return Sweep("fig3", "Accuracy by rank", axis, base, points, notes, "tiny", tuple(range(SEEDS)), measures=MEASURES)
+
+
+def run_sweep(sweep: Sweep, out: Path, *, force: bool = False) -> Iterator[Progress]:
+    """A study of one stage."""
+    return run_stages([Stage.of(sweep, out)], force=force)
 
 
 @pytest.fixture(scope="package")

@@ -18,9 +18,8 @@ from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
 from fedfit.sweeps.reproduce import find_study, write_sweep
 from fedfit.sweeps.rows import collect, summarise
-from fedfit.sweeps.runner import run_sweep
 from fedfit.sweeps.sweep import Point, Sweep
-from tests.sweeps.conftest import SEEDS, row
+from tests.sweeps.conftest import SEEDS, row, run_sweep
 
 WRITTEN = ["fig3.png", "fig3.svg", "fig3.csv", "fig3-summary.csv", "fig3-rounds.csv", "settings.md", "verdicts.md"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fedfit.errors import RecipeError, RunFolderError
-from fedfit.sweeps.runner import Progress, run_sweep
+from fedfit.sweeps.runner import Progress
 from fedfit.sweeps.sweep import Sweep
-from tests.sweeps.conftest import SEEDS, make_sweep
+from tests.sweeps.conftest import SEEDS, make_sweep, run_sweep
 from tests.trajectories.world import World, outcome
 
 FOLDERS = ["last-2-layers-1-seed0", "last-2-layers-4-seed0", "last-2-layers-1-seed1", "last-2-layers-4-seed1"]

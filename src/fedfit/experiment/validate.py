@@ -23,17 +23,16 @@ def validate(recipe: Recipe) -> None:
     Raises:
         RecipeError: with every fault found.
     """
-    faults = [*key_faults(recipe), *_data(recipe), *_federation(recipe), *plan_faults(recipe), *rule_faults(recipe)]
-    faults += missing_packages(recipe)
+    faults = [*validate_offline(recipe), *missing_packages(recipe)]
     reported = {fault.key for fault in faults}
-    faults += [fault for fault in _against_model(recipe) if fault.key not in reported]
+    faults += [fault for fault in (*_missing_files(recipe), *_against_model(recipe)) if fault.key not in reported]
     if faults:
         raise RecipeError(faults)
 
 
 def validate_offline(recipe: Recipe) -> list[Fault]:
     """The faults that can be seen without reading the model's configuration or any file."""
-    return [*key_faults(recipe), *_data(recipe, files=False), *_federation(recipe), *plan_faults(recipe), *rule_faults(recipe)]
+    return [*key_faults(recipe), *_data(recipe), *_federation(recipe), *plan_faults(recipe), *rule_faults(recipe)]
 
 
 def key_faults(recipe: Recipe) -> list[Fault]:
@@ -47,17 +46,14 @@ def _name(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("name", recipe.name, "it names the run folder; give one word or several, without / and line breaks")
 
 
-def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
+def _data(recipe: Recipe) -> Iterator[Fault]:
     data = recipe.data
     if data.source == "hub" and not data.name:
         yield Fault("data.name", data.name, 'source = "hub" needs the data set\'s name there')
     if data.source in FILE_SOURCES:
-        for name in ("train", "test", "validation"):
-            path = getattr(data, name)
-            if not path and name != "validation":
-                yield Fault(f"data.{name}", path, f'source = "{data.source}" needs the path of a file')
-            elif path is not None and files and not _is_file(path):
-                yield Fault(f"data.{name}", path, "no such file; relative paths start at the working folder")
+        for name in ("train", "test"):
+            if not getattr(data, name):
+                yield Fault(f"data.{name}", getattr(data, name), f'source = "{data.source}" needs the path of a file')
         if not data.text:
             yield Fault("data.text", list(data.text), "name at least one column")
     else:
@@ -76,6 +72,15 @@ def _data(recipe: Recipe, *, files: bool = True) -> Iterator[Fault]:
         yield Fault("data.columns", list(data.columns), "only csv and tsv files may lack a header; remove the key")
     if recipe.partition.kind == "by_column" and not recipe.partition.column:
         yield Fault("partition.column", recipe.partition.column, "by_column needs the column whose values are the devices")
+
+
+def _missing_files(recipe: Recipe) -> Iterator[Fault]:
+    data = recipe.data
+    if data.source in FILE_SOURCES:
+        for name in ("train", "test", "validation"):
+            path = getattr(data, name)
+            if path is not None and not _is_file(path):
+                yield Fault(f"data.{name}", path, "no such file; relative paths start at the working folder")
 
 
 def _is_file(path: str) -> bool:

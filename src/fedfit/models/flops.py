@@ -57,29 +57,23 @@ def step_flops(shape: AdaptedShape, tokens: int | np.ndarray, trunk: bool, posit
         tokens: of the sample; one number, or an array with one a sample, of which the answer is an array alike.
         positions: read by the task in each row.
     """
-    return _tail(shape, _whole(tokens), positions, train=True) + _trunk_if(trunk, shape, tokens)
-
-
-def evaluation_flops(shape: AdaptedShape, tokens: int | np.ndarray, trunk: bool, positions: int = 1) -> Affine:
-    """One sample's forward pass in the tail, without gradients; else as ``step_flops``, with ``evaluation_batch_flops``."""
-    return _tail(shape, _whole(tokens), positions, train=False) + _trunk_if(trunk, shape, tokens)
+    return _tail(shape, _whole(tokens), positions) + _trunk_if(trunk, shape, tokens)
 
 
 def trunk_flops(shape: AdaptedShape, tokens: int | np.ndarray) -> Count:
     """One sample's forward pass through the trunk; with the cut at 0 the maps of the embeddings, where a family has some."""
     count = _whole(tokens)
-    layer = _layer(shape.model, frozenset(), count, passes=False, train=False)[0]
+    layer = _layer(shape.model, frozenset(), count, passes=False)[0]
     return shape.cut * layer.fixed + count * sum(2 * matrix.outputs * matrix.inputs for matrix in shape.model.embedding)
 
 
 def batch_flops(shape: AdaptedShape, positions: int = 1) -> Affine:
     """A training step's cost whatever its samples: the last layer's ``W0 + s·B·A`` for key and value, both ways."""
-    return _effective_weights(shape, positions, train=True)
-
-
-def evaluation_batch_flops(shape: AdaptedShape, positions: int = 1) -> Affine:
-    """An evaluation batch's cost whatever its samples; see ``batch_flops``."""
-    return _effective_weights(shape, positions, train=False)
+    if _makes_keys(shape, positions):
+        return Affine(0, 0)
+    adapted = shape.targets_of(shape.model.layers - 1)
+    sizes = (2 * matrix.outputs * matrix.inputs for matrix in shape.model.projections[1:] if matrix.name in adapted)
+    return Affine(0, sum(_product(size, True, True) for size in sizes))
 
 
 def _whole(tokens: int | np.ndarray) -> Count:
@@ -91,52 +85,52 @@ def _trunk_if(wanted: bool, shape: AdaptedShape, tokens: int | np.ndarray) -> Af
     return Affine(trunk_flops(shape, tokens) if wanted else 0, 0)
 
 
-def _tail(shape: AdaptedShape, tokens: Count, positions: int, train: bool) -> Affine:
+def _tail(shape: AdaptedShape, tokens: Count, positions: int) -> Affine:
     total, passes = Affine(tokens * 0, tokens * 0), False
     for number in range(shape.cut, shape.model.layers - 1):
-        layer, passes = _layer(shape.model, shape.targets_of(number), tokens, passes, train)
+        layer, passes = _layer(shape.model, shape.targets_of(number), tokens, passes)
         total += layer
-    return total + _last_layer(shape, tokens, positions, passes, train) + _head(shape, positions, train)
+    return total + _last_layer(shape, tokens, positions, passes) + _head(shape, positions)
 
 
-def _layer(model: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool, train: bool) -> tuple[Affine, bool]:
+def _layer(model: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool) -> tuple[Affine, bool]:
     """A layer over all its tokens, and whether its output has a gradient; ``passes``: whether its input has."""
     total = Affine(0, 0)
     for matrix in model.projections:
-        total += _linear(tokens, matrix, passes, matrix.name in adapted, train)
-    gradients = [passes or _trains(adapted, matrix, train) for matrix in model.projections]
+        total += _linear(tokens, matrix, passes, matrix.name in adapted)
+    gradients = [passes or matrix.name in adapted for matrix in model.projections]
     total += _attention(tokens, tokens, model.width, gradients, model.fused)
-    rest, passes_on = _after_attention(model, adapted, tokens, any(gradients), train)
+    rest, passes_on = _after_attention(model, adapted, tokens, any(gradients))
     return total + rest, passes_on
 
 
-def _last_layer(shape: AdaptedShape, tokens: Count, positions: int, passes: bool, train: bool) -> Affine:
+def _last_layer(shape: AdaptedShape, tokens: Count, positions: int, passes: bool) -> Affine:
     """The last layer at ``positions``. Its output has a gradient in any case: some layer below or itself is adapted."""
     model, adapted = shape.model, shape.targets_of(shape.model.layers - 1)
     query, *others = model.projections
-    total = _linear(positions, query, passes, query.name in adapted, train)
-    gradients = [passes or _trains(adapted, matrix, train) for matrix in model.projections]
-    if _makes_keys(shape, positions, train):
+    total = _linear(positions, query, passes, query.name in adapted)
+    gradients = [passes or matrix.name in adapted for matrix in model.projections]
+    if _makes_keys(shape, positions):
         for matrix in others:
-            total += _linear(tokens, matrix, passes, matrix.name in adapted, train)
+            total += _linear(tokens, matrix, passes, matrix.name in adapted)
         total += _attention(positions, tokens, model.width, gradients, fused=True)
     else:
-        total += _attention_from_one(model, adapted, tokens, passes, train)
-    return total + _after_attention(model, adapted, positions, any(gradients), train)[0]
+        total += _attention_from_one(model, adapted, tokens, passes)
+    return total + _after_attention(model, adapted, positions, any(gradients))[0]
 
 
-def _after_attention(model: ModelShape, adapted: frozenset[str], rows: Count, passes: bool, train: bool) -> tuple[Affine, bool]:
+def _after_attention(model: ModelShape, adapted: frozenset[str], rows: Count, passes: bool) -> tuple[Affine, bool]:
     total = Affine(0, 0)
     for stage in model.stages:
         for matrix in stage:
-            total += _linear(rows, matrix, passes, matrix.name in adapted, train)
-        passes = passes or any(_trains(adapted, matrix, train) for matrix in stage)
+            total += _linear(rows, matrix, passes, matrix.name in adapted)
+        passes = passes or any(matrix.name in adapted for matrix in stage)
     return total, passes
 
 
-def _attention_from_one(model: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool, train: bool) -> Affine:
+def _attention_from_one(model: ModelShape, adapted: frozenset[str], tokens: Count, passes: bool) -> Affine:
     """The four products of ``last_layer._attend_from_one``, in its order; each flag is a factor with a gradient."""
-    trains_query, trains_key, trains_value = (_trains(adapted, matrix, train) for matrix in model.projections)
+    trains_query, trains_key, trains_value = (matrix.name in adapted for matrix in model.projections)
     project, sweep = 2 * model.width * model.hidden, 2 * model.heads * model.hidden * tokens
     row = passes or trains_query
     direction = row or trains_key  # and with it scores, shares and the mix of the tokens
@@ -144,30 +138,17 @@ def _attention_from_one(model: ModelShape, adapted: frozenset[str], tokens: Coun
     return Affine(total + _product(project, direction, trains_value), 0)
 
 
-def _effective_weights(shape: AdaptedShape, positions: int, train: bool) -> Affine:
-    if _makes_keys(shape, positions, train):
-        return Affine(0, 0)
+def _makes_keys(shape: AdaptedShape, positions: int) -> bool:
+    """Whether a step's last layer makes keys and values of all tokens."""
     adapted = shape.targets_of(shape.model.layers - 1)
-    sizes = (2 * matrix.outputs * matrix.inputs for matrix in shape.model.projections[1:] if matrix.name in adapted)
-    return Affine(0, sum(_product(size, train, train) for size in sizes))
-
-
-def _makes_keys(shape: AdaptedShape, positions: int, train: bool) -> bool:
-    """Whether the last layer makes keys and values of all tokens."""
-    adapted = shape.targets_of(shape.model.layers - 1)
-    dropped = train and shape.drops_input and any(matrix.name in adapted for matrix in shape.model.projections[1:])
+    dropped = shape.drops_input and any(matrix.name in adapted for matrix in shape.model.projections[1:])
     return positions > 1 or dropped
 
 
-def _head(shape: AdaptedShape, positions: int, train: bool) -> Affine:
-    pooler = sum(_product(2 * matrix.outputs * matrix.inputs, train) for matrix in shape.model.pooler)
-    weights = train and shape.head_trained
-    head = sum(_product(2 * matrix.outputs * matrix.inputs, train, weights) for matrix in shape.model.head)
+def _head(shape: AdaptedShape, positions: int) -> Affine:
+    pooler = sum(_product(2 * matrix.outputs * matrix.inputs, True) for matrix in shape.model.pooler)
+    head = sum(_product(2 * matrix.outputs * matrix.inputs, True, shape.head_trained) for matrix in shape.model.head)
     return Affine(positions * (pooler + head), 0)
-
-
-def _trains(adapted: frozenset[str], matrix: Matrix, train: bool) -> bool:
-    return train and matrix.name in adapted
 
 
 def _product(operations: Count, *gradients: bool) -> Count:
@@ -175,15 +156,14 @@ def _product(operations: Count, *gradients: bool) -> Count:
     return operations * (1 + sum(gradients))
 
 
-def _linear(rows: Count, matrix: Matrix, passes: bool, lora: bool, train: bool) -> Affine:
-    """A frozen map over ``rows`` rows ``x`` and, with ``lora``, ``u = x Aᵀ`` and ``u Bᵀ``.
+def _linear(rows: Count, matrix: Matrix, passes: bool, lora: bool) -> Affine:
+    """A frozen map over ``rows`` rows ``x`` and, with ``lora``, ``u = x Aᵀ`` and ``u Bᵀ``; A, B and u have a gradient.
 
     Args:
-        passes: whether ``x`` has a gradient.
-        train: whether A and B, and with them u, have one.
+        passes: whether ``x`` has one.
     """
     d, k = matrix.size
-    low_rank = _product(2 * rows * k, passes, train) + _product(2 * rows * d, train, train) if lora else 0
+    low_rank = _product(2 * rows * k, passes, True) + _product(2 * rows * d, True, True) if lora else 0
     return Affine(_product(2 * rows * d * k, passes), low_rank)
 
 

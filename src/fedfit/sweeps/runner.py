@@ -54,11 +54,6 @@ class Stage:
         return cls(folder, sweep, lambda: sweep, label)
 
 
-def run_sweep(sweep: Sweep, out: Path, *, force: bool = False) -> Iterator[Progress]:
-    """Runs the unfinished part of ``sweep`` in ``out``; see :func:`run_stages`."""
-    return run_stages([Stage.of(sweep, out)], force=force)
-
-
 def run_stages(stages: Sequence[Stage], *, force: bool = False) -> Iterator[Progress]:
     """Runs the unfinished part of ``stages``, one run at a time. Stop iterating to stop it; call again to resume.
 
