@@ -1,4 +1,4 @@
-"""The values that cross rooms. Frozen, and without behaviour beyond arithmetic on themselves.
+"""What a round leaves behind: its result, and the lines of the run folder's files. Frozen values.
 
 This file starts without torch, so that ``fedfit report`` need not load it.
 """
@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any
 
 from fedfit.core.task import Metric
 from fedfit.core.update import ServerState
-
-if TYPE_CHECKING:
-    import numpy as np
-
-Amount = TypeVar("Amount", float, "np.ndarray")
-"""Of one device, or an array over a fleet."""
+from fedfit.metric_names import PREFIXES, metrics_of
+from fedfit.plans import Charge, DeviceCost, LinkState
 
 
 @dataclass(frozen=True)
@@ -53,79 +49,6 @@ class DeviceScore:
         _check_object(line)
         metrics = metrics_of({name: value for name, value in line.items() if name not in ("round", "device", "samples")})
         return cls(line["round"], line["device"], line["samples"], metrics)
-
-
-@dataclass(frozen=True)
-class Charge(Generic[Amount]):
-    """Time and energy of a round by their parts: equations 1, 3, 4, 8, 9 and ξ of the system model."""
-
-    compute_s: Amount
-    uplink_s: Amount
-    downlink_s: Amount
-    compute_j: Amount
-    uplink_j: Amount
-    circuit_j: Amount
-
-    @property
-    def latency_s(self) -> Amount:
-        """Equation 11."""
-        latency_s: Amount = self.compute_s + self.uplink_s + self.downlink_s
-        return latency_s
-
-    @property
-    def energy_j(self) -> Amount:
-        """Equation 12."""
-        energy_j: Amount = self.compute_j + self.uplink_j + self.circuit_j
-        return energy_j
-
-
-@dataclass(frozen=True)
-class LinkState:
-    """One device's radio in one round: power gains, the rates they give (equations 6, 10), and which server is on the line."""
-
-    uplink_gain: float
-    downlink_gain: float
-    uplink_bits_per_s: float
-    downlink_bits_per_s: float
-    server: int = 0
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a plan asks of one device in one round.
-
-    ``refusal`` says why it cannot take part, or is ``None``; a device that cannot has rank 0 and frequency 0. ``binding`` is
-    what stops the device's own next rank: ``deadline``, ``energy``, ``frequency`` or ``max_rank``.
-    """
-
-    rank: int
-    frequency_hz: float
-    binding: str
-    link: LinkState
-    refusal: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A round's plan: ``assignments`` by device, and the common ``rank``, ``None`` where devices have their own."""
-
-    rank: int | None
-    assignments: Mapping[int, Assignment]
-
-
-@dataclass(frozen=True)
-class DeviceCost:
-    """The cost of one round for one device: by the ``formula`` (equation 5 for the bits), and by the bytes really ``sent``.
-
-    ``spent_j`` is what the device lost: the energy of the charge that decides, or less where budget or battery ended first.
-    """
-
-    frequency_hz: float
-    binding: str
-    link: LinkState
-    formula: Charge[float]
-    sent: Charge[float]
-    spent_j: float
 
 
 @dataclass(frozen=True)
@@ -172,12 +95,6 @@ class DeviceRecord:
             cost["formula"], cost["sent"] = Charge(**cost["formula"]), Charge(**cost["sent"])
             values["cost"] = DeviceCost(**cost)
         return cls(**values)
-
-
-PREFIXES = ("test_", "validation_", "personal_", "shared_", "fused_")
-"""Beginnings of a metric's full name: the set, or the model, that it was measured on."""
-
-_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "kl", "spread")
 
 
 @dataclass(frozen=True)
@@ -239,20 +156,3 @@ def _check_object(line: object) -> None:
     """Raises a ``TypeError`` for JSON that is no object: a line of a damaged file."""
     if not isinstance(line, dict):
         raise TypeError(f"{line!r} is not an object")
-
-
-def metrics_of(values: Mapping[str, Any]) -> dict[str, Metric]:
-    """Metrics by full name, with the directions that their names have; a value that was not measured is left out.
-
-    Raises:
-        TypeError: for a value that is not a number.
-    """
-    wrong = {name: value for name, value in values.items() if value is not None and type(value) not in (int, float)}
-    if wrong:
-        raise TypeError(f"not numbers: {wrong}")
-    return {name: Metric(value, higher_is_better(name)) for name, value in values.items() if value is not None}
-
-
-def higher_is_better(name: str) -> bool:
-    """The direction that a metric's name has: a loss, a perplexity or a spread is better when lower."""
-    return not any(word in name for word in _LOWER_IS_BETTER)

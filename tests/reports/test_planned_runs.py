@@ -10,7 +10,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from fedfit.errors import RunFolderError
-from fedfit.records import Charge, DeviceCost, DeviceRecord, LinkState, RoundRecord
+from fedfit.plans import Charge, DeviceCost, LinkState
+from fedfit.records import DeviceRecord, RoundRecord
 from fedfit.reports.captions import CAPTIONS, caption
 from fedfit.reports.columns import device_columns
 from fedfit.reports.costs import ledger, rank_texts, since_the_start

@@ -11,7 +11,8 @@ import pytest
 from fedfit.core.update import Job
 from fedfit.errors import TrainingStopped
 from fedfit.fleet_settings import DeviceSettings
-from fedfit.records import Charge, DeviceRecord, RoundResult
+from fedfit.plans import Charge
+from fedfit.records import DeviceRecord, RoundResult
 from fedfit.settings import Recipe
 from tests.builders import HIDDEN, same_bits, tiny_experiment, tiny_recipe
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from fedfit.core.update import ServerState
-from fedfit.records import PREFIXES, DeviceRecord, RoundRecord, RoundResult, metrics_of
+from fedfit.metric_names import PREFIXES, metrics_of
+from fedfit.records import DeviceRecord, RoundRecord, RoundResult
 from fedfit.tracking.needs import Fingerprint
 from tests.builders import random_update
 

@@ -18,9 +18,10 @@ from fedfit.experiment.fingerprint import changed_contents, changed_keys, finger
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.model_card import model_card
 from fedfit.experiment.validate import validate
+from fedfit.metric_names import higher_is_better
 from fedfit.models.load import public_name
 from fedfit.models.split import SplitModel
-from fedfit.records import RoundRecord, RoundResult, higher_is_better
+from fedfit.records import RoundRecord, RoundResult
 from fedfit.settings import Recipe
 from fedfit.tracking.memories import DeviceMemories
 from fedfit.tracking.needs import Fingerprint, Needs

@@ -9,7 +9,7 @@ import numpy as np
 from fedfit.planning.feasible import BINDINGS, binding, binding_at, limits_at
 from fedfit.planning.problem import Problem, charges
 from fedfit.planning.solvers import at_frequency, exact
-from fedfit.records import Charge
+from fedfit.plans import Charge
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from fedfit.records import Charge
+from fedfit.plans import Charge
 from fedfit.wireless.channel import Links
 from fedfit.wireless.energy import compute_energy_j, compute_time_s, transmit_energy_j, transmit_time_s
 from fedfit.wireless.fleet import Fleet

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedfit.records import Charge
+from fedfit.plans import Charge
 from fedfit.reports.files import CHARGE
 from fedfit.reports.read import RunData, number
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.errors import RunFolderError
-from fedfit.records import PREFIXES
+from fedfit.metric_names import PREFIXES
 
 PLANNED = ("rank", "simulated_s", "simulated_j")
 """Keys of a planned round; null or missing in other rounds."""

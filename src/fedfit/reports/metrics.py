@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedfit.records import PREFIXES
+from fedfit.metric_names import PREFIXES
 
 ABSENT = "–"
 ENDINGS = ("mean", "worst", "spread")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.errors import RunFolderError
-from fedfit.records import PREFIXES, higher_is_better
+from fedfit.metric_names import PREFIXES, higher_is_better
 from fedfit.reports.files import damaged, is_number, read_lines, read_object, read_toml
 from fedfit.reports.metrics import Measure
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfit.core.stopping import patience_ended, target_reached
-from fedfit.records import higher_is_better
+from fedfit.metric_names import higher_is_better
 from fedfit.reports.columns import round_columns, run_columns
 from fedfit.reports.costs import total_simulated
 from fedfit.reports.metrics import Measure

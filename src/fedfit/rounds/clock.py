@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from fedfit.records import DeviceCost, DeviceRecord, Plan
+from fedfit.plans import DeviceCost, Plan
+from fedfit.records import DeviceRecord
 
 
 class Clock(Protocol):

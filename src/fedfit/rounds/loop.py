@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fedfit.core.task import Metric
 from fedfit.core.update import ServerState, Update
 from fedfit.errors import TrainingStopped
+from fedfit.plans import Plan
 from fedfit.randomness import derive_seed
-from fedfit.records import DeviceRecord, Plan, RoundRecord, RoundResult
+from fedfit.records import DeviceRecord, RoundRecord, RoundResult
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.round import Exchange, choose_devices
 

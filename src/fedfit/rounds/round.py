@@ -12,8 +12,9 @@ from fedfit.core.checks import check_finite, check_form, check_weight
 from fedfit.core.messages import Order, Reply
 from fedfit.core.update import Fact, Origin, ServerState, Update
 from fedfit.errors import UpdateRefused
+from fedfit.plans import Plan
 from fedfit.randomness import derive_seed
-from fedfit.records import DeviceRecord, Plan
+from fedfit.records import DeviceRecord
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.trainer import completed
 

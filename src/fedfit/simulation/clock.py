@@ -18,8 +18,9 @@ from fedfit.planning.least import why_infeasible
 from fedfit.planning.planner import Solution, solve_at, solve_exactly
 from fedfit.planning.problem import Problem, Work, charges, make_problem
 from fedfit.planning.solvers import exact, random_frequencies
+from fedfit.plans import Assignment, Charge, DeviceCost, LinkState, Plan
 from fedfit.randomness import derive_seed
-from fedfit.records import Assignment, Charge, DeviceCost, DeviceRecord, LinkState, Plan
+from fedfit.records import DeviceRecord
 from fedfit.simulation.ranks import are_given, device_ranks
 from fedfit.simulation.work import WorkModel
 from fedfit.wireless.channel import Links, draw_links

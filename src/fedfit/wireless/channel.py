@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedfit.fleet_settings import ChannelSettings
+from fedfit.plans import LinkState
 from fedfit.randomness import derive_seed
-from fedfit.records import LinkState
 from fedfit.wireless.fleet import Fleet
 from fedfit.wireless.rate import rate_bits_per_s
 
