@@ -20,7 +20,7 @@ from fedfit.experiment.build import pick_device
 from fedfit.experiment.runs import adapter_of, recipe_of
 from fedfit.experiment.shared_part import shared_part
 from fedfit.models.load import load_model, load_tokenizer
-from fedfit.tracking.run_folder import read_labels
+from fedfit.tracking.adapter_folder import read_labels
 
 log = logging.getLogger(__name__)
 

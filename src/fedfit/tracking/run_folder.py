@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from fedfit.atomic import write_atomic
 from fedfit.errors import RunFolderError
 from fedfit.records import DeviceRecord, DeviceScore, RoundRecord, RoundResult
+from fedfit.tracking.adapter_folder import write_adapter
 from fedfit.tracking.checkpoint import Checkpoint, Checkpoints
 from fedfit.tracking.lines import Lines
 from fedfit.tracking.memories import DeviceMemories
@@ -198,16 +199,9 @@ class RunFolder:
         return f"restore it, or start anew: fedfit run {self.path / 'recipe.toml'} --out {self.path} --force"
 
     def save_adapter(self, save: Callable[[Path], None], labels: tuple[str, ...], card: str = "") -> Path:
-        """Writes ``adapter/`` through ``save`` under another name, labels and card with it, then puts it in place."""
-        target, beside = self.path / "adapter", self.path / ".adapter.part"
+        """Writes ``adapter/``; see :func:`fedfit.tracking.adapter_folder.write_adapter`."""
         with writing(self.path):
-            shutil.rmtree(beside, ignore_errors=True)
-            save(beside)
-            (beside / "labels.json").write_bytes(_pretty(list(labels)))
-            (beside / "README.md").write_text(card, encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            beside.rename(target)
-        return target
+            return write_adapter(self.path / "adapter", save, labels, card)
 
     def close(self) -> None:
         """Lets go of the folder."""
@@ -240,18 +234,3 @@ class RunFolder:
 
 def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def read_labels(adapter: Path) -> list[str]:
-    """The names of the classes beside a saved adapter, in the order of the outputs.
-
-    Raises:
-        RunFolderError: when they cannot be read.
-    """
-    try:
-        labels = json.loads((adapter / "labels.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{adapter / 'labels.json'} cannot be read: {error}") from error
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise RunFolderError(f"{adapter / 'labels.json'} is not a list of names; restore it")
-    return labels
