@@ -38,9 +38,9 @@ def check_gradients(case: Case, work: Work, model: SplitModel, plain: Any, initi
     inputs = padded(work, batch, case.max_tokens, int(plain.config.pad_token_id))
     wanted = _gradients(plain(**{name: tensor.to(case.torch_device) for name, tensor in inputs.items()}).loss, trainable(plain))
     model.train_mode(True)
-    hidden, lengths = Trunk(model, None, "float32").batch(work.samples, batch)
-    labels = torch.from_numpy(work.samples.labels[batch]).to(case.torch_device)
-    loss = functional.cross_entropy(model.tail(hidden, lengths), labels)
+    states = Trunk(model, None, "float32").batch(work.samples, batch)
+    labels = torch.from_numpy(work.samples.classes[batch]).to(case.torch_device)
+    loss = functional.cross_entropy(model.tail(states), labels)
     parameters = {_plain_name(name): parameter for name, parameter in model.adapter.named_parameters().items()}
     found = _gradients(loss, parameters)
     errors = {name: float((found[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted}

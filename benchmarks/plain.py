@@ -92,7 +92,7 @@ def padded(work: Work, indices: np.ndarray, max_tokens: int, pad: int) -> dict[s
         tokens = work.samples.ids_of(index)
         ids[row, : len(tokens)] = tokens
     mask = np.arange(max_tokens) < work.samples.lengths[indices][:, None]
-    labels = work.samples.labels[indices]
+    labels = work.samples.classes[indices]
     return {
         "input_ids": torch.from_numpy(ids),
         "attention_mask": torch.from_numpy(mask.astype(np.int64)),

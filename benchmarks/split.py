@@ -17,6 +17,7 @@ from benchmarks.plain import Block
 from benchmarks.work import SEED, Case, Work
 from fedfit.codecs.plain import PlainCodec
 from fedfit.core.update import HEAD, Job, Update
+from fedfit.models.batch import Batch
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import TokenSamples, Trunk, open_trunk
 from fedfit.rounds.optimizers import make_optimizer
@@ -38,7 +39,7 @@ class _Watched:
     def prepare(self, samples: TokenSamples, indices: Iterable[int]) -> None:
         self._trunk.prepare(samples, indices)
 
-    def batch(self, samples: TokenSamples, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    def batch(self, samples: TokenSamples, indices: np.ndarray) -> Batch:
         if not self.asked:
             self._clock.start()
         self.asked.append(indices)

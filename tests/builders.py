@@ -110,9 +110,9 @@ def random_samples(count: int, seed: int = 0, shortest: int = 3, longest: int = 
     own = base + rng.integers(0, third, offsets[-1])
     noise = rng.integers(5, VOCABULARY, offsets[-1])
     ids = np.where(rng.random(offsets[-1]) < 0.7, own, noise).astype(np.int32)
-    type_ids = rng.integers(0, 2, offsets[-1]).astype(np.int8) if types else None
+    segments = rng.integers(0, 2, offsets[-1]).astype(np.int8) if types else None
     hashes = [xxhash.xxh3_128(ids[a:b].tobytes()).digest() for a, b in pairwise(offsets)]
-    return Samples(ids, type_ids, offsets, labels, hashes)
+    return Samples(ids, segments, offsets, labels, hashes)
 
 
 def tiny_split(folder: Path | str, seed: int = 0, labels: int = CLASSES, **adapter: Any) -> SplitModel:

@@ -22,7 +22,7 @@ SAMPLES = random_samples(8, seed=3)
 
 def logits(split: SplitModel) -> torch.Tensor:
     with torch.no_grad():
-        return split.tail(*tiny_trunk(split, None).batch(SAMPLES, np.arange(len(SAMPLES))))
+        return split.tail(tiny_trunk(split, None).batch(SAMPLES, np.arange(len(SAMPLES))))
 
 
 def filled(update: Update) -> Update:

@@ -53,8 +53,8 @@ def changed_by_hand(split: SplitModel, base: dict[str, Tensor]) -> SplitModel:
 def logits_and_gradients(split: SplitModel) -> tuple[Tensor, dict[str, Tensor]]:
     split.adapter.train_only(split.adapter.groups)
     rows = np.arange(len(SAMPLES))
-    logits = split.tail(*tiny_trunk(split, None).batch(SAMPLES, rows))
-    functional.cross_entropy(logits, torch.from_numpy(SAMPLES.labels[rows])).backward()  # type: ignore[no-untyped-call]
+    logits = split.tail(tiny_trunk(split, None).batch(SAMPLES, rows))
+    functional.cross_entropy(logits, torch.from_numpy(SAMPLES.classes[rows])).backward()  # type: ignore[no-untyped-call]
     named = split.adapter.named_parameters()
     found = {name: parameter.grad.clone() for name, parameter in named.items() if parameter.grad is not None}
     assert found.keys() == named.keys()

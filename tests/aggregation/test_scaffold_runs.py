@@ -72,8 +72,8 @@ class SlowTwin:
         made, settings = self.made.parts, self.made.recipe.training
         made.model.adapter.load(Job(with_tensors(self.start, {name: tensor.float() for name, tensor in y.items()})))
         parameters = made.model.adapter.named_parameters()
-        hidden, lengths = made.trunk.batch(made.train, rows)
-        entropy = functional.cross_entropy(made.model.tail(hidden, lengths), torch.from_numpy(made.train.labels[rows]))
+        states = made.trunk.batch(made.train, rows)
+        entropy = functional.cross_entropy(made.model.tail(states), torch.from_numpy(made.train.classes[rows]))
         slopes = dict(zip(parameters, torch.autograd.grad(entropy, list(parameters.values())), strict=True))
         slopes = {n: slope.double() + settings.proximal * (y[n] - self.x[n]) for n, slope in slopes.items()}
         norm = math.sqrt(sum(float(slope.square().sum()) for slope in slopes.values()))

@@ -217,8 +217,8 @@ class OnTheWeights:
         for parameter in heads.values():
             parameter.requires_grad_(True)
         for batch in self._batches(part, number, device):
-            hidden, lengths = self.parts.trunk.batch(samples, batch)
-            loss = torch.nn.functional.cross_entropy(model.tail(hidden, lengths), torch.from_numpy(samples.labels[batch]))
+            states = self.parts.trunk.batch(samples, batch)
+            loss = torch.nn.functional.cross_entropy(model.tail(states), torch.from_numpy(samples.classes[batch]))
             grads = torch.autograd.grad(loss, [*(linear.weight for linear in linears.values()), *heads.values()])
             masked = [grad * mask for grad, mask in zip(grads, self.masks.values(), strict=False)] + list(grads[len(linears) :])
             norm = math.sqrt(sum(float(grad.square().sum()) for grad in masked))

@@ -33,7 +33,7 @@ def test_ids_equal_those_of_each_text_alone(minilm_tokenizer: Any) -> None:
         alone = minilm_tokenizer(text, truncation=True, max_length=8)["input_ids"]
         assert samples.ids_of(index).tolist() == alone
     assert samples.lengths.tolist() == [5, 2, 8, 4]
-    assert samples.labels.tolist() == [0, 1, 0, 1]
+    assert samples.classes.tolist() == [0, 1, 0, 1]
     assert (samples.token_ids.dtype.name, samples.offsets.dtype.name) == ("int32", "int64")
 
 
@@ -45,14 +45,14 @@ def test_an_empty_text_is_its_special_tokens(minilm_tokenizer: Any) -> None:
 def test_pairs_have_both_types_and_fit_into_max_tokens(minilm_tokenizer: Any) -> None:
     samples = tokenize(text_set(["one two three four five"], ["six seven"]), minilm_tokenizer, 9)
     # [CLS] four words [SEP] two words [SEP] are nine tokens: the longer sentence is cut.
-    assert samples.type_ids is not None
-    assert samples.type_ids.tolist() == [0] * 6 + [1] * 3
-    assert samples.type_ids.dtype == np.int8
+    assert samples.segments is not None
+    assert samples.segments.tolist() == [0] * 6 + [1] * 3
+    assert samples.segments.dtype == np.int8
 
 
 def test_a_tokenizer_without_token_types_gives_none() -> None:
     samples = tokenize(text_set(["a b", "b"]), word_tokenizer(), 4)
-    assert samples.type_ids is None
+    assert samples.segments is None
     assert samples.token_ids.tolist() == [0, 1, 1]
 
 
@@ -102,7 +102,7 @@ def test_a_text_of_a_megabyte_is_cut_in_seconds(minilm_tokenizer: Any, text: str
 
 def assert_same(left: Samples, right: Samples) -> None:
     np.testing.assert_array_equal(left.token_ids, right.token_ids)
-    np.testing.assert_array_equal(np.asarray(left.type_ids), np.asarray(right.type_ids))
+    np.testing.assert_array_equal(np.asarray(left.segments), np.asarray(right.segments))
     np.testing.assert_array_equal(left.offsets, right.offsets)
     np.testing.assert_array_equal(left.labels, right.labels)
     assert left.hashes == right.hashes

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
 from fedfit.models import families
+from fedfit.models.batch import Batch
 from fedfit.models.cost import AdaptedShape, adapted_matrices, adapted_shape, factor_parameters, head_parameters
 from fedfit.models.families import TARGETS
 from fedfit.models.flops import Affine, batch_flops, step_flops, trunk_flops
@@ -83,7 +84,7 @@ def counted_step(
     with counter() as count:
         if trunk:
             hidden = split.trunk(ids, None)
-        logits = split.tail(hidden, torch.tensor(lengths), positions_of(lengths, positions))
+        logits = split.tail(Batch(hidden, torch.tensor(lengths)), positions_of(lengths, positions))
         loss = functional.cross_entropy(logits.view(-1, CLASSES), labels.repeat_interleave(positions))
         loss.backward()  # type: ignore[no-untyped-call]
     split.train_mode(False)

@@ -70,7 +70,7 @@ def test_logits_and_every_gradient_at_the_positions_are_those_of_the_whole_model
     whole = whole_model(split, tiny_models[family], tmp_path).double()
     expected = logits_at(whole, split, index)
     loss_of(expected).backward()  # type: ignore[no-untyped-call]
-    logits = split.tail(*hidden_at_the_cut(split, SAMPLES, ROWS), positions)
+    logits = split.tail(hidden_at_the_cut(split, SAMPLES, ROWS), positions)
     assert logits.shape == ((*index.shape, CLASSES) if isinstance(positions, Tensor) else (len(ROWS), CLASSES))
     logits = logits.view(*index.shape, CLASSES)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
@@ -86,10 +86,9 @@ def test_the_default_is_the_position_that_the_classifier_of_transformers_reads(
     family: str, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
     split = tiny_split(tiny_models[family])
-    ids, mask, lengths = padded_batch(SAMPLES, ROWS)
+    ids, mask, _ = padded_batch(SAMPLES, ROWS)
     expected = whole_model(split, tiny_models[family], tmp_path)(input_ids=ids, attention_mask=mask).logits
-    hidden, _ = hidden_at_the_cut(split, SAMPLES, ROWS)
-    torch.testing.assert_close(split.tail(hidden, lengths), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(split.tail(hidden_at_the_cut(split, SAMPLES, ROWS)), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -98,15 +97,15 @@ def test_states_are_those_of_all_tokens_at_the_positions(family: str, choice: st
     """And LoRA's own dropout, with a probability that drops nothing, makes keys and values and changes nothing."""
     positions, index = CHOICES[choice]
     split = tiny_split(tiny_models[family], layers="last:2", targets=TARGETS, dropout=1e-12)
-    hidden, lengths = hidden_at_the_cut(split, SAMPLES, ROWS)
-    every = torch.arange(hidden.shape[1]).expand(len(ROWS), -1)
+    batch = hidden_at_the_cut(split, SAMPLES, ROWS)
+    every = torch.arange(batch.hidden.shape[1]).expand(len(ROWS), -1)
     with torch.no_grad():
-        whole = split.states(hidden, lengths, every)
+        whole = split.states(batch, every)
         assert whole.shape == (*every.shape, HIDDEN)
         expected = whole.gather(1, index[..., None].expand(-1, -1, HIDDEN))
-        torch.testing.assert_close(split.states(hidden, lengths, positions), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(split.states(batch, positions), expected, rtol=1e-5, atol=1e-5)
         split.train_mode(True)
-        torch.testing.assert_close(split.states(hidden, lengths, positions), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(split.states(batch, positions), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -114,11 +113,11 @@ def test_states_are_those_of_all_tokens_at_the_positions(family: str, choice: st
 def test_mixed_precision_is_near_the_full_one(family: str, choice: str, tiny_models: dict[str, Path]) -> None:
     positions, _ = CHOICES[choice]
     split = tiny_split(tiny_models[family], targets=TARGETS)
-    hidden, lengths = hidden_at_the_cut(split, SAMPLES, ROWS)
+    batch = hidden_at_the_cut(split, SAMPLES, ROWS)
     with torch.no_grad():
-        full = split.states(hidden, lengths, positions)
+        full = split.states(batch, positions)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = split.states(hidden, lengths, positions).float()
+            mixed = split.states(batch, positions).float()
     assert float((mixed - full).norm()) < 0.05 * float(full.norm())
 
 
@@ -129,8 +128,8 @@ def test_gradients_in_mixed_precision_are_as_near_the_truth_as_those_of_peft(
     """The truth is in float32. Single tensors are far off with either (``docs/log.md``), so the mean over all is compared."""
     split = tiny_split(tiny_models[family], layers="all", targets=TARGETS)
     whole = whole_model(split, tiny_models[family], tmp_path)
-    ids, mask, lengths = padded_batch(SAMPLES, ROWS)
-    hidden, _ = hidden_at_the_cut(split, SAMPLES, ROWS)
+    ids, mask, _ = padded_batch(SAMPLES, ROWS)
+    batch = hidden_at_the_cut(split, SAMPLES, ROWS)
 
     def of_peft(mixed: bool) -> dict[str, Tensor]:
         whole.zero_grad()
@@ -141,7 +140,7 @@ def test_gradients_in_mixed_precision_are_as_near_the_truth_as_those_of_peft(
 
     truth, theirs = of_peft(False), of_peft(True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = split.tail(hidden, lengths).float()
+        logits = split.tail(batch).float()
     loss_of(logits[:, None]).backward()  # type: ignore[no-untyped-call]
     ours = gradients_by_peft_name(split)
 

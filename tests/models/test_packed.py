@@ -61,8 +61,8 @@ def bias_gradients(split: SplitModel) -> dict[str, Tensor]:
     biases = {name: p for name, p in split.base.named_parameters() if name.endswith("bias") and "embeddings" not in name}
     for parameter in biases.values():
         parameter.requires_grad_()
-    hidden, lengths = hidden_at_the_cut(split, SAMPLES, list(range(12)))
-    functional.cross_entropy(split.tail(hidden, lengths), torch.arange(12) % CLASSES).backward()  # type: ignore[no-untyped-call]
+    batch = hidden_at_the_cut(split, SAMPLES, list(range(12)))
+    functional.cross_entropy(split.tail(batch), torch.arange(12) % CLASSES).backward()  # type: ignore[no-untyped-call]
     return {name: parameter.grad for name, parameter in biases.items() if parameter.grad is not None}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from fedfit.data.batches import length_sorted_batches
+from fedfit.models.batch import Batch
 from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.split import SplitModel
 from tests.builders import CLASSES, TAKES_SEGMENTS, lora_of, padded_batch, random_samples, tiny_split, tiny_trunk
@@ -40,7 +42,7 @@ MINILM_CASES: dict[str, dict[str, Any]] = {
 
 
 def tail_from_trunk(split: SplitModel, rows: list[int]) -> torch.Tensor:
-    return split.tail(*tiny_trunk(split, None).batch(SAMPLES, np.array(rows)))
+    return split.tail(tiny_trunk(split, None).batch(SAMPLES, np.array(rows)))
 
 
 def loss_and_gradients(whole: Any, rows: list[int]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -61,7 +63,7 @@ def check_against_whole(split: SplitModel, base: Path, folder: Path, rows: list[
     _, rounded = loss_and_gradients(whole, rows)
     expected, truth = loss_and_gradients(whole.double(), rows)
     labels = torch.arange(len(rows)) % CLASSES
-    loss = functional.cross_entropy(split.tail(*hidden_at_the_cut(split, SAMPLES, rows)), labels)
+    loss = functional.cross_entropy(split.tail(hidden_at_the_cut(split, SAMPLES, rows)), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(expected, rel=tolerance)
     ours = peft_names(split)
@@ -114,13 +116,13 @@ def test_so_it_is_for_sentence_pairs(family: str, tiny_models: dict[str, Path], 
     rows = list(range(6))
     ids, mask, _ = padded_batch(pairs, rows)
     types = {}
-    if pairs.type_ids is not None:
+    if pairs.segments is not None:
         types["token_type_ids"] = torch.zeros_like(ids)
         for number, row in enumerate(rows):
-            kinds = pairs.types_of(row)
+            kinds = pairs.segments_of(row)
             assert kinds is not None
             types["token_type_ids"][number, : len(kinds)] = torch.from_numpy(kinds).long()
-    logits = split.tail(*tiny_trunk(split, None).batch(pairs, np.array(rows)))
+    logits = split.tail(tiny_trunk(split, None).batch(pairs, np.array(rows)))
     torch.testing.assert_close(logits, whole(input_ids=ids, attention_mask=mask, **types).logits, rtol=1e-5, atol=1e-5)
 
 
@@ -150,7 +152,7 @@ def test_the_last_layer_at_its_first_token_is_the_plain_last_layer(
     whole = whole_model(split, tiny_models[family], tmp_path)
     ids, mask, lengths = padded_batch(SAMPLES, MIXED)
     expected = whole(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    logits = split.tail(expected.hidden_states[-2].detach(), lengths)
+    logits = split.tail(Batch(expected.hidden_states[-2].detach(), lengths))
     torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
 
 
@@ -174,12 +176,12 @@ def test_neither_padding_nor_batching_by_length_changes_a_samples_logits(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_stands_in_the_padding_is_not_read(family: str, tiny_models: dict[str, Path]) -> None:
     split = tiny_split(tiny_models[family], layers="last:3")
-    hidden, lengths = tiny_trunk(split, None).batch(SAMPLES, np.array(MIXED))
-    rubbish = hidden.clone()
-    rubbish[torch.arange(hidden.shape[1]) >= lengths[:, None]] = 100.0
-    assert not torch.equal(rubbish, hidden)
+    batch = tiny_trunk(split, None).batch(SAMPLES, np.array(MIXED))
+    rubbish = batch.hidden.clone()
+    rubbish[torch.arange(rubbish.shape[1]) >= batch.lengths[:, None]] = 100.0
+    assert not torch.equal(rubbish, batch.hidden)
     with torch.no_grad():
-        torch.testing.assert_close(split.tail(rubbish, lengths), split.tail(hidden, lengths), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(split.tail(replace(batch, hidden=rubbish)), split.tail(batch), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "minilm"])
@@ -215,10 +217,11 @@ def test_the_trunk_has_no_gradient_and_the_tail_trains_the_adapter_alone(family:
 
 def draws(split: SplitModel, count: int, rows: int = 500) -> torch.Tensor:
     """``count`` logits of one sample, each under its own dropout mask."""
-    hidden, lengths = tiny_trunk(split, None).batch(SAMPLES, np.zeros(1, dtype=np.int64))
+    one = tiny_trunk(split, None).batch(SAMPLES, np.zeros(1, dtype=np.int64))
+    many = Batch(one.hidden.repeat(rows, 1, 1), one.lengths.repeat(rows))
     torch.manual_seed(0)
     with torch.no_grad():
-        chunks = [split.tail(hidden.repeat(rows, 1, 1), lengths.repeat(rows)) for _ in range(count // rows)]
+        chunks = [split.tail(many) for _ in range(count // rows)]
     return torch.cat(chunks)
 
 

@@ -18,7 +18,7 @@ ROWS = np.array([5, 0, 17, 3])
 
 
 def states(trunk: Trunk, rows: np.ndarray = ROWS) -> torch.Tensor:
-    return trunk.batch(SAMPLES, rows)[0]
+    return trunk.batch(SAMPLES, rows).hidden
 
 
 class Counting:
@@ -59,7 +59,9 @@ def test_states_are_the_same_bits_whatever_is_computed_with_them(
 def test_a_batch_is_padded_with_zeros(tiny_bert: Path, tmp_path: Path) -> None:
     for trunk in (tiny_trunk(tiny_split(tiny_bert), None), tiny_trunk(tiny_split(tiny_bert), tmp_path)):
         trunk.prepare(SAMPLES, ROWS)
-        hidden, lengths = trunk.batch(SAMPLES, ROWS)
+        batch = trunk.batch(SAMPLES, ROWS)
+        hidden, lengths = batch.hidden, batch.lengths
+        assert batch.segments is None
         assert lengths.tolist() == SAMPLES.lengths[ROWS].tolist()
         assert hidden.shape == (4, max(lengths.tolist()), HIDDEN)
         assert hidden.dtype == torch.float32

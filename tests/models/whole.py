@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fedfit.adapters.lora import save_adapter
 from fedfit.data.tokenize import Samples
+from fedfit.models.batch import Batch
 from fedfit.models.split import SplitModel
 from tests.builders import CLASSES, lora_of
 
@@ -21,10 +22,10 @@ def whole_model(split: SplitModel, base: Path, folder: Path) -> Any:
     return PeftModel.from_pretrained(fresh, str(folder), is_trainable=True).eval()
 
 
-def hidden_at_the_cut(split: SplitModel, samples: Samples, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """The trunk of each sample alone, in the model's own precision, padded with zeros, and the lengths."""
+def hidden_at_the_cut(split: SplitModel, samples: Samples, rows: list[int]) -> Batch:
+    """The trunk of each sample alone, in the model's own precision, padded with zeros."""
     states = [split.trunk(torch.from_numpy(samples.ids_of(row)).long()[None], None)[0] for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True), torch.tensor([len(state) for state in states])
+    return Batch(torch.nn.utils.rnn.pad_sequence(states, batch_first=True), torch.tensor([len(state) for state in states]))
 
 
 def peft_names(split: SplitModel) -> dict[str, torch.nn.Parameter]:

@@ -20,8 +20,8 @@ def test_the_score_is_that_of_each_sample_alone(rows: np.ndarray | None, tiny_be
         for row in chosen:
             ids, mask, _ = padded_batch(samples, [row])
             logits = split.model(input_ids=ids, attention_mask=mask).logits
-            right += int(logits.argmax()) == samples.labels[row]
-            loss += float(functional.cross_entropy(logits, torch.tensor([samples.labels[row]])))
+            right += int(logits.argmax()) == samples.classes[row]
+            loss += float(functional.cross_entropy(logits, torch.tensor([samples.classes[row]])))
     assert score["accuracy"].value == right / len(chosen)
     assert score["loss"].value == pytest.approx(loss / len(chosen), rel=1e-5)
     assert 0 < score["macro_f1"].value <= 1

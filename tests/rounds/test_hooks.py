@@ -185,9 +185,9 @@ def slow_twin(made: Experiment, job: Job) -> Update:
     seed = derive_seed(made.recipe.seed, "batches", 1, 0)
     batches = training_batches(made.parts.train.lengths[indices], settings.batch_size, 1, settings.local_steps, seed)
     for step, batch in enumerate(batches):
-        hidden, lengths = made.parts.trunk.batch(made.parts.train, indices[batch])
-        labels = torch.from_numpy(made.parts.train.labels[indices[batch]])
-        objective = functional.cross_entropy(model.tail(hidden, lengths), labels)
+        states = made.parts.trunk.batch(made.parts.train, indices[batch])
+        labels = torch.from_numpy(made.parts.train.classes[indices[batch]])
+        objective = functional.cross_entropy(model.tail(states), labels)
         if job.penalty is not None:
             for a, b, _ in lora_of(model).factors.values():
                 objective = objective + term(a, b, job.penalty.strength, job.penalty.first)

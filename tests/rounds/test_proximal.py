@@ -44,9 +44,9 @@ def slow_twin(made: Experiment, groups: frozenset[str] = ALL) -> tuple[Update, f
     seed = derive_seed(made.recipe.seed, "batches", 1, 0)
     total, seen, steepest = 0.0, 0, 0.0
     for batch in training_batches(made.parts.train.lengths[indices], settings.batch_size, 1, settings.local_steps, seed):
-        hidden, lengths = made.parts.trunk.batch(made.parts.train, indices[batch])
-        labels = torch.from_numpy(made.parts.train.labels[indices[batch]])
-        entropy = functional.cross_entropy(model.tail(hidden, lengths), labels)
+        states = made.parts.trunk.batch(made.parts.train, indices[batch])
+        labels = torch.from_numpy(made.parts.train.classes[indices[batch]])
+        entropy = functional.cross_entropy(model.tail(states), labels)
         distance = sum(((now - before) ** 2).sum() for now, before in zip(parameters, received, strict=True))
         slopes = torch.autograd.grad(entropy, parameters, retain_graph=True)
         steepest = max(steepest, float(sum(slope.square().sum() for slope in slopes)) ** 0.5)

@@ -12,6 +12,7 @@ from fedfit.core.messages import Order, Packet, Reply
 from fedfit.core.update import Factors, Job, ServerState, Update, named_tensors
 from fedfit.errors import TrainingStopped
 from fedfit.experiment.build import Experiment
+from fedfit.models.batch import Batch
 from fedfit.records import RoundResult
 from fedfit.rounds.link import Link
 from fedfit.rounds.loop import initial_result, run_round
@@ -203,10 +204,10 @@ def poison(made: Experiment, device: int, monkeypatch: pytest.MonkeyPatch) -> No
     """The samples of one device give NaN, so its loss is NaN from the first step."""
     plain, bad = made.parts.trunk.batch, set(made.parts.held[device].tolist())
 
-    def batch(samples: Any, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden, lengths = plain(samples, indices)
+    def batch(samples: Any, indices: np.ndarray) -> Batch:
+        states = plain(samples, indices)
         spoilt = samples is made.parts.train and bool(bad & set(indices.tolist()))
-        return (hidden * math.nan if spoilt else hidden), lengths
+        return replace(states, hidden=states.hidden * math.nan) if spoilt else states
 
     monkeypatch.setattr(made.parts.trunk, "batch", batch)
 

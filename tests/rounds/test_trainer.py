@@ -74,7 +74,7 @@ def twin_step(made: Experiment, base: Path, folder: Path) -> dict[str, torch.Ten
     whole = PeftModel.from_pretrained(fresh, str(folder), is_trainable=True).eval()
     rows = [int(row) for row in made.parts.held[0]]
     ids, mask, _ = padded_batch(made.parts.train, rows)
-    labels = torch.from_numpy(made.parts.train.labels[rows])
+    labels = torch.from_numpy(made.parts.train.classes[rows])
     whole(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
     trained = {name: p for name, p in whole.named_parameters() if ".lora_" in name or ".modules_to_save." in name}
     norm = math.sqrt(sum(float(p.grad.pow(2).sum()) for p in trained.values()))

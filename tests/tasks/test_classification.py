@@ -139,7 +139,7 @@ def test_targets_are_the_labels_of_the_rows() -> None:
     samples, rows = random_samples(9, seed=4), np.array([8, 0, 3])
     targets = Classification(NAMES).collate(samples, rows, torch.device("cpu"))
     assert targets.dtype == torch.int64
-    assert targets.tolist() == [samples.labels[row] for row in rows]
+    assert targets.tolist() == [samples.classes[row] for row in rows]
 
 
 def test_what_others_ask_of_a_task() -> None:

@@ -21,19 +21,26 @@ class Samples:
     """Tokenized samples, unpadded and with their special tokens.
 
     ``token_ids`` is int32 ``(tokens,)``, all samples one after the other; sample ``i`` is
-    ``token_ids[offsets[i]:offsets[i + 1]]``. ``type_ids`` is int8 ``(tokens,)``, or ``None`` for a tokenizer without
-    them. ``offsets`` is int64 ``(samples + 1,)``, ``labels`` int64 ``(samples,)``. ``hashes`` has 16 bytes a sample:
+    ``token_ids[offsets[i]:offsets[i + 1]]``. ``segments`` is int8 ``(tokens,)``, or ``None``: an encoder's first or
+    second text; a decoder's prompt, 0, and its continuations, from 1. ``offsets`` is int64 ``(samples + 1,)``, ``labels`` int64
+    ``(samples,)``, or ``None`` where a sample has no class. ``hashes`` has 16 bytes a sample:
     the xxh3 of its ids, the sample's name in the trunk cache.
     """
 
     token_ids: np.ndarray
-    type_ids: np.ndarray | None
+    segments: np.ndarray | None
     offsets: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     hashes: list[bytes]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The labels of samples that have some, int64 ``(samples,)``."""
+        assert self.labels is not None, "these samples have no classes"
+        return self.labels
 
     @property
     def lengths(self) -> np.ndarray:
@@ -44,9 +51,9 @@ class Samples:
         """Token ids of one sample, int32 ``(tokens,)``; a view."""
         return self.token_ids[self.offsets[index] : self.offsets[index + 1]]
 
-    def types_of(self, index: int) -> np.ndarray | None:
-        """Segment ids of one sample, int8 ``(tokens,)``; ``None`` for a tokenizer without them."""
-        return None if self.type_ids is None else self.type_ids[self.offsets[index] : self.offsets[index + 1]]
+    def segments_of(self, index: int) -> np.ndarray | None:
+        """Segments of one sample, int8 ``(tokens,)``, or ``None``."""
+        return None if self.segments is None else self.segments[self.offsets[index] : self.offsets[index + 1]]
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Samples:
         """The samples at ``indices``, in that order; a copy."""
@@ -57,9 +64,9 @@ class Samples:
         positions = np.repeat(self.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Samples(
             token_ids=self.token_ids[positions],
-            type_ids=None if self.type_ids is None else self.type_ids[positions],
+            segments=None if self.segments is None else self.segments[positions],
             offsets=offsets,
-            labels=self.labels[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
             hashes=[self.hashes[index] for index in chosen],
         )
 
@@ -70,7 +77,7 @@ def tokenize(texts: TextSet, tokenizer: Any, max_tokens: int) -> Samples:
     An empty text becomes its special tokens alone. Of a sentence pair the longer one is cut first.
     """
     ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
+    segments: list[np.ndarray] = []
     lengths: list[int] = []
     for start in range(0, len(texts), BATCH_TEXTS):
         stop = start + BATCH_TEXTS
@@ -85,11 +92,11 @@ def tokenize(texts: TextSet, tokenizer: Any, max_tokens: int) -> Samples:
         lengths.extend(map(len, encoded["input_ids"]))
         ids.append(_flat(encoded["input_ids"], np.int32))
         if "token_type_ids" in encoded:
-            types.append(_flat(encoded["token_type_ids"], np.int8))
+            segments.append(_flat(encoded["token_type_ids"], np.int8))
     offsets = _offsets(np.array(lengths, dtype=np.int64))
     token_ids = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
-    type_ids = np.concatenate(types) if types else None
-    return Samples(token_ids, type_ids, offsets, texts.labels, _hashes(token_ids, type_ids, offsets))
+    joined = np.concatenate(segments) if segments else None
+    return Samples(token_ids, joined, offsets, texts.labels, _hashes(token_ids, joined, offsets))
 
 
 def _flat(rows: Iterable[Iterable[int]], dtype: type[np.generic]) -> np.ndarray:
@@ -100,13 +107,13 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def _hashes(token_ids: np.ndarray, type_ids: np.ndarray | None, offsets: np.ndarray) -> list[bytes]:
+def _hashes(token_ids: np.ndarray, segments: np.ndarray | None, offsets: np.ndarray) -> list[bytes]:
     # The byte order is fixed: a cache may lie on a disk that machines of both kinds read.
     ids = token_ids.astype("<i4", copy=False)
     hashes: list[bytes] = []
     for start, stop in pairwise(offsets):
         digest = xxhash.xxh3_128(ids[start:stop].tobytes())
-        if type_ids is not None:
-            digest.update(type_ids[start:stop].tobytes())
+        if segments is not None:
+            digest.update(segments[start:stop].tobytes())
         hashes.append(digest.digest())
     return hashes

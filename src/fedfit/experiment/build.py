@@ -147,7 +147,7 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
     trunk = open_trunk(model, recipe.trunk_cache, folder, recipe.training.precision)
     experiment = assemble(Parts(recipe, model, trunk, task, train, sets, held, own_tests, memories or DeviceMemories()))
     experiment.label_names, experiment.test_texts = corpus.label_names, corpus.test
-    counts = label_counts(held, train.labels, len(corpus.label_names))
+    counts = label_counts(held, train.classes, len(corpus.label_names))
     facts: dict[str, Any] = {
         "labels": list(corpus.label_names),
         "counts": counts.tolist(),

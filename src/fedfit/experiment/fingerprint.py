@@ -59,7 +59,8 @@ def data_digest(sets: Sequence[Samples], parts: Sequence[np.ndarray]) -> str:
     for samples in sets:
         for sample in samples.hashes:
             made.update(sample)
-        made.update(samples.labels.tobytes())
+        if samples.labels is not None:
+            made.update(samples.labels.tobytes())
     for part in parts:
         made.update(len(part).to_bytes(8, "little"))
         made.update(np.asarray(part, dtype=np.int64).tobytes())

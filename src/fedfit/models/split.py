@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedfit.core.update import Job
 from fedfit.models.adapter import AdapterKind
+from fedfit.models.batch import Batch
 from fedfit.models.family import Family
 from fedfit.models.last_layer import LayerInputs, Positions, attention_mask, last_layer, token_index
 from fedfit.models.packed import can_pack, pack_frozen
@@ -51,40 +52,39 @@ class SplitModel:
         self.adapter.load(job)
 
     @torch.no_grad()
-    def trunk(self, ids: Tensor, types: Tensor | None) -> Tensor:
+    def trunk(self, ids: Tensor, segments: Tensor | None) -> Tensor:
         """Token ids ``(batch, tokens)`` of one length → hidden states ``(batch, tokens, hidden)`` at the cut.
 
         The batch must not be padded. Then each row is a function of its sample alone, whatever its neighbours, and what a
         cache holds does not depend on who filled it.
         """
-        hidden = self.family.embed(self._encoder, ids, types)
+        hidden = self.family.embed(self._encoder, ids, segments)
         inputs = self._inputs(hidden, None)
         for layer in self._trunk_layers:
             hidden = self.family.layer(layer, hidden, inputs)
         return hidden
 
-    def tail(self, hidden: Tensor, lengths: Tensor, positions: Positions | None = None) -> Tensor:
+    def tail(self, batch: Batch, positions: Positions | None = None) -> Tensor:
         """Logits of the head at the positions that the task reads; the last layer computes these alone.
 
         Args:
-            hidden: states at the cut ``(batch, tokens, hidden)``, padded at the end.
-            lengths: tokens of each row, ``(batch,)``.
+            batch: states at the cut, from ``Trunk.batch``.
             positions: that the task reads; by default the one that transformers' classifier of this family reads.
 
         Returns:
             ``(batch, labels)`` for the first or the last token, ``(batch, positions, labels)`` for indices.
         """
-        states = self.states(hidden, lengths, positions)
+        states = self.states(batch, positions)
         pooled = self.family.pool(self.base, states.flatten(0, 1)[:, None])
         logits = self.family.head(self.base, pooled)
         return logits.view(*states.shape[:2], -1) if isinstance(positions, Tensor) else logits
 
-    def states(self, hidden: Tensor, lengths: Tensor, positions: Positions | None = None) -> Tensor:
+    def states(self, batch: Batch, positions: Positions | None = None) -> Tensor:
         """The last layer's output at ``positions``, ``(batch, positions, hidden)``; arguments as ``tail`` has them."""
-        inputs = self._inputs(hidden, lengths)
+        hidden, inputs = batch.hidden, self._inputs(batch.hidden, batch.lengths)
         for layer in self._tail_layers[:-1]:
             hidden = self.family.layer(layer, hidden, inputs)
-        index = token_index(self.family.reads if positions is None else positions, lengths)
+        index = token_index(self.family.reads if positions is None else positions, batch.lengths)
         return last_layer(self.family, self._tail_layers[-1], hidden, inputs, index)
 
     def _inputs(self, hidden: Tensor, lengths: Tensor | None) -> LayerInputs:

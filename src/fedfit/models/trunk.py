@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from fedfit.models.batch import Batch
 from fedfit.models.digest import config_facts, digest
 from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
@@ -37,8 +37,8 @@ class TokenSamples(Protocol):
     def ids_of(self, index: int) -> np.ndarray:
         """Token ids of one sample, ``(tokens,)``."""
 
-    def types_of(self, index: int) -> np.ndarray | None:
-        """Segment ids of one sample, or ``None`` for a tokenizer without."""
+    def segments_of(self, index: int) -> np.ndarray | None:
+        """Segments of one sample, ``(tokens,)``, or ``None``."""
 
 
 class Trunk:
@@ -60,8 +60,8 @@ class Trunk:
             if not self._cache.writable:
                 return
 
-    def batch(self, samples: TokenSamples, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Hidden states ``(batch, longest, hidden)``, zero after the end of each sample, and lengths ``(batch,)``."""
+    def batch(self, samples: TokenSamples, indices: np.ndarray) -> Batch:
+        """The samples at ``indices`` at the cut, on the model's device."""
         lengths = samples.lengths[indices]
         padded = np.zeros((len(indices), int(lengths.max()), self._model.hidden_size), dtype=np.float32)
         missing: dict[int, list[int]] = {}
@@ -74,7 +74,7 @@ class Trunk:
         for index, states in self._compute(samples, list(missing)):
             padded[missing[index], : len(states)] = states
         device = self._model.device
-        return torch.from_numpy(padded).to(device, non_blocking=True), torch.from_numpy(lengths).to(device)
+        return Batch(torch.from_numpy(padded).to(device, non_blocking=True), torch.from_numpy(lengths).to(device))
 
     def _compute(self, samples: TokenSamples, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """States of ``indices`` in the stored type, computed in unpadded batches of one length.
@@ -87,11 +87,11 @@ class Trunk:
             rows_needed = -(-_LEAST_TOKENS // int(lengths[chunk[0]]))
             filled = chunk * -(-rows_needed // len(chunk))
             ids = torch.from_numpy(np.stack([samples.ids_of(index) for index in filled])).long()
-            segments = [samples.types_of(index) for index in filled]
-            types = None if segments[0] is None else torch.from_numpy(np.stack(segments)).long()  # type: ignore[arg-type]
+            found = [samples.segments_of(index) for index in filled]
+            segments = None if found[0] is None else torch.from_numpy(np.stack(found)).long()  # type: ignore[arg-type]
             device = self._model.device
             with autocast(device, self._precision):
-                states = self._model.trunk(ids.to(device), None if types is None else types.to(device))
+                states = self._model.trunk(ids.to(device), None if segments is None else segments.to(device))
             # Rounded to the stored type here as well, so that a run that fills the cache equals one that reads it.
             rows = states.float().cpu().numpy().astype(self._dtype)
             yield from zip(chunk, rows[: len(chunk)], strict=True)

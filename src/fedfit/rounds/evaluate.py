@@ -43,9 +43,9 @@ def outputs(
     trunk.prepare(samples, chosen.tolist())
     model.train_mode(False)
     for batch in length_sorted_batches(samples.lengths[chosen], _BATCH_SIZE):
-        hidden, lengths = trunk.batch(samples, chosen[batch])
+        states = trunk.batch(samples, chosen[batch])
         with autocast(model.device, precision):
-            output = model.tail(hidden, lengths)
+            output = model.tail(states)
         yield chosen[batch], output, task.collate(samples, chosen[batch], model.device)
 
 

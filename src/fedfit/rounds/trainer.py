@@ -190,10 +190,10 @@ class _Step:
         """A step at the learning rate ``rate`` over ``samples[batch]``; returns the loss before it."""
         settings, optimizer, scaler = self._settings, self._optimizer, self._scaler
         set_rate(optimizer, rate)
-        hidden, lengths = self._trunk.batch(samples, batch)
+        states = self._trunk.batch(samples, batch)
         targets = self._task.collate(samples, batch, self._model.device)
         with autocast(self._model.device, settings.precision):
-            loss = self._task.loss(self._model.tail(hidden, lengths), targets)
+            loss = self._task.loss(self._model.tail(states), targets)
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if settings.proximal > 0 or settings.max_grad_norm > 0 or self.hooks.acts:

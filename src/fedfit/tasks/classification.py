@@ -63,7 +63,7 @@ class Classification:
 
     def collate(self, samples: Samples, rows: np.ndarray, device: torch.device) -> Tensor:
         """Class numbers ``(batch,)``, int64."""
-        return torch.from_numpy(samples.labels[rows]).to(device)
+        return torch.from_numpy(samples.classes[rows]).to(device)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of logits ``(batch, classes)``, in float32."""
