@@ -22,7 +22,8 @@ SAMPLES = random_samples(8, seed=3)
 
 def logits(split: SplitModel) -> torch.Tensor:
     with torch.no_grad():
-        return split.tail(tiny_trunk(split, None).batch(SAMPLES, np.arange(len(SAMPLES))))
+        found: torch.Tensor = split.tail(tiny_trunk(split, None).batch(SAMPLES, np.arange(len(SAMPLES))))
+        return found
 
 
 def filled(update: Update) -> Update:

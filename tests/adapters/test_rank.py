@@ -43,7 +43,8 @@ def at_ranks(update: Update, ranks: list[int], scale: float = 1.5) -> Update:
 
 
 def logits(split: SplitModel) -> Tensor:
-    return split.tail(tiny_trunk(split, None).batch(SAMPLES, np.arange(len(SAMPLES))))
+    found: Tensor = split.tail(tiny_trunk(split, None).batch(SAMPLES, np.arange(len(SAMPLES))))
+    return found
 
 
 def loss(split: SplitModel) -> Tensor:

@@ -42,7 +42,8 @@ MINILM_CASES: dict[str, dict[str, Any]] = {
 
 
 def tail_from_trunk(split: SplitModel, rows: list[int]) -> torch.Tensor:
-    return split.tail(tiny_trunk(split, None).batch(SAMPLES, np.array(rows)))
+    found: torch.Tensor = split.tail(tiny_trunk(split, None).batch(SAMPLES, np.array(rows)))
+    return found
 
 
 def loss_and_gradients(whole: Any, rows: list[int]) -> tuple[float, dict[str, torch.Tensor]]:

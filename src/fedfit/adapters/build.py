@@ -14,14 +14,18 @@ from fedfit.settings import AdapterSettings
 
 
 def build_split_model(
-    name: str, labels: int, settings: AdapterSettings, seed: int, device: torch.device | None = None
+    name: str, labels: int | None, settings: AdapterSettings, seed: int, device: torch.device | None = None
 ) -> SplitModel:
-    """Loads ``name``, injects the adapter of ``settings`` and splits it. Head and adapter are drawn from ``seed``.
+    """Loads ``name``, injects the adapter of ``settings`` and splits it. The adapter and a classifier's head are drawn from
+    ``seed``.
+
+    Args:
+        labels: of a classifier; ``None``: a language model with its own head.
 
     Raises:
         ModelError: when the model cannot be loaded or split.
         LookupError: for an adapter kind that does not exist.
-        ValueError: for layers that the model does not have.
+        ValueError: for layers or targets that the model does not have.
     """
     kind = adapter_kind(settings.kind)
     model = load_model(name, labels, derive_seed(seed, "head"))

@@ -29,6 +29,7 @@ from fedfit.errors import UpdateRefused
 from fedfit.models.adapter import AdapterKind
 from fedfit.models.cost import factor_parameters
 from fedfit.models.family import Family
+from fedfit.models.targets import resolve_all
 from fedfit.settings import AdapterSettings
 
 _ADAPTER = "default"  # PEFT's name of the one adapter that a model here has
@@ -38,12 +39,14 @@ def inject(model: nn.Module, family: Family, settings: AdapterSettings, layers: 
     """Wraps ``model`` with LoRA on ``settings.targets`` of ``layers``; A is drawn from ``seed``, B is zero.
 
     Rank and scale are those of ``settings.size(settings.rank)``; with `constant` too PEFT's α/r is that scale.
-    The head is always saved with the adapter, also when frozen: a fresh head cannot be had from anywhere else.
+    A classifier's head is always saved with the adapter, also when frozen: a fresh head cannot be had from anywhere else. That
+    of a language model is the base's own.
     """
-    ends = [family.targets[target] for target in settings.targets]
+    ends = [family.targets[target] for target in resolve_all(settings.targets, family.targets)]
+    heads = list(family.heads_of(model))
     pattern = family.layers.rpartition(".")[2]
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.SEQ_CLS if heads else TaskType.CAUSAL_LM,
         r=settings.rank,
         lora_alpha=settings.alpha,
         use_rslora=settings.scaling == "alpha/sqrt(r)",
@@ -51,7 +54,7 @@ def inject(model: nn.Module, family: Family, settings: AdapterSettings, layers: 
         target_modules=[f"{pattern}.{layer}.{end}" for layer in layers for end in ends],
         layers_to_transform=list(layers),
         layers_pattern=pattern,
-        modules_to_save=list(family.head_modules),
+        modules_to_save=heads or None,
     )
     config._register_custom_module({nn.Linear: FusedLora})
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -76,7 +79,7 @@ def head_parameters(model: PeftModel, family: Family) -> dict[str, nn.Parameter]
     """Parameters of the head by their name in the base model (``classifier.weight``)."""
     base = model.get_base_model()
     found = {}
-    for module_name in family.head_modules:
+    for module_name in family.heads_of(base):
         wrapper: Any = base.get_submodule(module_name)
         for name, parameter in wrapper.modules_to_save[_ADAPTER].named_parameters():
             found[f"{module_name}.{name}"] = parameter

@@ -124,12 +124,16 @@ def _federation(recipe: Recipe) -> Iterator[Fault]:
 def _adapter(recipe: Recipe) -> Iterator[Fault]:
     from fedfit.models.families import TARGETS
     from fedfit.models.layers import select_layers
+    from fedfit.models.targets import NOT_ADAPTABLE
 
     adapter = recipe.adapter
     if not adapter.targets:
         yield Fault("adapter.targets", [], f"name at least one of {', '.join(TARGETS)}")
     for target in adapter.targets:
-        if target not in TARGETS:
+        if target in NOT_ADAPTABLE:
+            remedy = "embeddings and heads are not adapted; in many models both are one tensor"
+            yield Fault("adapter.targets", target, f"{remedy}: {choose(target, TARGETS)}")
+        elif target not in TARGETS:
             yield Fault("adapter.targets", target, choose(target, TARGETS))
     if len(set(adapter.targets)) != len(adapter.targets):
         yield Fault("adapter.targets", list(adapter.targets), "name each matrix once")
@@ -143,6 +147,7 @@ def _against_model(recipe: Recipe) -> Iterator[Fault]:
     from fedfit.models.families import family_of
     from fedfit.models.layers import select_layers
     from fedfit.models.load import load_config
+    from fedfit.models.targets import resolve
 
     try:
         config = load_config(recipe.model.name)
@@ -154,10 +159,11 @@ def _against_model(recipe: Recipe) -> Iterator[Fault]:
         select_layers(recipe.adapter.layers, shape.layers)
     except ValueError as error:
         yield Fault("adapter.layers", recipe.adapter.layers, str(error))
-    for target in recipe.adapter.targets:
-        if target not in shape.matrices:
+    named = {target: resolve(target, shape.matrices) for target in recipe.adapter.targets}
+    for target, found in named.items():
+        if not found:
             yield Fault("adapter.targets", target, choose(target, tuple(shape.matrices)))
-    sizes = [min(shape.matrices[target].size) for target in recipe.adapter.targets if target in shape.matrices]
+    sizes = [min(shape.matrices[name].size) for found in named.values() for name in found]
     if sizes and recipe.adapter.rank > max(sizes):
         remedy = f"the model's matrices have {max(sizes)} rows; a higher rank than that adds nothing"
         yield Fault("adapter.rank", recipe.adapter.rank, remedy)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fedfit.models.layers import select_layers
 from fedfit.models.shape import Matrix, ModelShape
+from fedfit.models.targets import resolve_all
 from fedfit.settings import AdapterSettings
 
 
@@ -40,14 +41,11 @@ def adapted_shape(model: ModelShape, adapter: AdapterSettings) -> AdaptedShape:
     Raises:
         ValueError: for layers or targets that the model does not have.
     """
-    unknown = [target for target in adapter.targets if target not in model.matrices]
-    if unknown or len(set(adapter.targets)) != len(adapter.targets):
-        raise ValueError(f"adapter.targets = {list(adapter.targets)}: name each of {', '.join(model.matrices)} at most once")
     return AdaptedShape(
         model=model,
         adapted=select_layers(adapter.layers, model.layers),
-        targets=adapter.targets,
-        head_trained=adapter.head == "train",
+        targets=resolve_all(adapter.targets, model.matrices),
+        head_trained=adapter.head == "train" and not model.language,
         drops_input=adapter.dropout > 0,
     )
 
@@ -63,5 +61,5 @@ def factor_parameters(shape: AdaptedShape, rank: int) -> int:
 
 
 def head_parameters(shape: AdaptedShape) -> int:
-    """Parameters that are trained and sent beside the factors, biases included; 0 for a frozen head."""
+    """Parameters that are trained and sent beside the factors, biases included; 0 for a frozen head or a language model's."""
     return sum(matrix.parameters for matrix in shape.model.head) if shape.head_trained else 0

@@ -9,6 +9,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+_NESTED = ("rope_parameters", "layer_types")  # of decoders; an encoder has neither
 _UNRELATED = ("num_labels", "_name_or_path", "transformers_version", "dtype", "problem_type")
 
 
@@ -33,5 +34,5 @@ def config_facts(config: Any) -> dict[str, Any]:
     return {
         name: values[name]
         for name in sorted(values)
-        if isinstance(values[name], int | float | str | bool) and name not in _UNRELATED
+        if (isinstance(values[name], int | float | str | bool) or name in _NESTED) and name not in _UNRELATED
     }

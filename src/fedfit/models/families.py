@@ -7,6 +7,9 @@ tests run over this table (``docs/extending.md``).
 from __future__ import annotations
 
 from fedfit.errors import ModelError
+from fedfit.models.decoders.gemma3 import GEMMA3_TEXT
+from fedfit.models.decoders.gpt2 import GPT2
+from fedfit.models.decoders.rotary import LLAMA, MISTRAL, QWEN2, QWEN3
 from fedfit.models.encoders.bert import BERT
 from fedfit.models.encoders.distilbert import DISTILBERT
 from fedfit.models.encoders.electra import ELECTRA
@@ -20,7 +23,16 @@ FAMILIES: dict[str, Family] = {
     "distilbert": DISTILBERT,
     "mpnet": MPNET,
     "electra": ELECTRA,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "gemma3_text": GEMMA3_TEXT,
+    "gpt2": GPT2,
 }
+
+GENERATING: tuple[str, ...] = tuple(name for name, family in FAMILIES.items() if family.decoder is not None)
+"""The families that have a language-model head."""
 
 TARGETS: tuple[str, ...] = tuple(dict.fromkeys(target for family in FAMILIES.values() for target in family.targets))
 """The names of adaptable matrices, of all families."""

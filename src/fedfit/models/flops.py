@@ -6,8 +6,11 @@ torch's own, to the integer. What is and is not done (``split.py``, ``last_layer
 
 - the trunk goes forward only; nothing below the first adapted matrix gets a gradient, and no frozen weight does;
 - a layer above the cut passes gradients through, adapted or not;
-- the last layer is computed at the positions that the task reads; where that is one a row, keys and values of the other
-  tokens are never made, unless LoRA's own dropout acts on them;
+- the last layer is computed at the positions that the task reads; where that is one a row, an encoder's keys and values of the
+  other tokens are never made, unless LoRA's own dropout acts on them; a decoder's are always made, and GPT-2's queries with
+  them;
+- attention is counted whole, as if every token saw every other: the counter does so, and a causal kernel may do half;
+- a language model's logits are made for the positions that are read, once, and in training the product of their gradient;
 - attention's backward pass is the fused kernel's: the scores once more, and all three gradients. A family without a fused
   kernel keeps the scores and makes only the gradients that are asked for. So does a fused one on a CPU with
   ``training.dropout``, which is not counted: a layer does ``2·n²·hidden`` less than counted, the lowest perhaps more.
@@ -108,7 +111,7 @@ def _last_layer(shape: AdaptedShape, tokens: Count, positions: int, passes: bool
     """The last layer at ``positions``. Its output has a gradient in any case: some layer below or itself is adapted."""
     model, adapted = shape.model, shape.targets_of(shape.model.layers - 1)
     query, *others = model.projections
-    total = _linear(positions, query, passes, query.name in adapted)
+    total = _linear(positions if others else tokens, query, passes, query.name in adapted)
     gradients = [passes or matrix.name in adapted for matrix in model.projections]
     if _makes_keys(shape, positions):
         for matrix in others:
@@ -142,7 +145,7 @@ def _makes_keys(shape: AdaptedShape, positions: int) -> bool:
     """Whether a step's last layer makes keys and values of all tokens."""
     adapted = shape.targets_of(shape.model.layers - 1)
     dropped = shape.drops_input and any(matrix.name in adapted for matrix in shape.model.projections[1:])
-    return positions > 1 or dropped
+    return shape.model.decoder or positions > 1 or dropped
 
 
 def _head(shape: AdaptedShape, positions: int) -> Affine:
@@ -176,6 +179,6 @@ def _attention(queries: Count, tokens: Count, width: int, gradients: Sequence[bo
     Args:
         gradients: whether query, key and value have one.
     """
-    query, key, value = gradients
+    query, key, value = gradients if len(gradients) == 3 else 3 * list(gradients)
     backward = 5 * any(gradients) if fused else query + key + value + (query or key)
     return Affine(2 * queries * tokens * width * (2 + backward), 0)

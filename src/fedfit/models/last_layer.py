@@ -1,7 +1,7 @@
 """The last layer at the positions that the task reads: queries, output projection and feed-forward part of these alone.
 
-A classifier reads one position a row. Then keys and values of the other tokens need not be made either. With ``q`` that
-position's query, ``W_K, W_V`` the projections of one head, and ``h_t`` the layer's input at token ``t``::
+An encoder's classifier reads one position a row. Then keys and values of the other tokens need not be made either. With ``q``
+that position's query, ``W_K, W_V`` the projections of one head, and ``h_t`` the layer's input at token ``t``::
 
     q · (W_K h_t + b_K) = (W_Kᵀ q) · h_t + const        the constant cancels in the softmax
     Σ_t p_t (W_V h_t + b_V) = W_V (Σ_t p_t h_t) + b_V Σ_t p_t
@@ -13,7 +13,6 @@ usual: the right sides would have to be repeated for each of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -21,42 +20,29 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedfit.models.decoder_attention import decoder_context, rows_at
 from fedfit.models.family import Family
+from fedfit.models.layer_inputs import LayerInputs
 
 Positions = Literal["first", "last"] | Tensor
 """The positions that a task reads: the first or the last token of each row, or indices ``(batch, positions)`` of tokens.
-A row with fewer positions than others repeats one of its own."""
-
-
-@dataclass(frozen=True)
-class LayerInputs:
-    """What every layer takes beside the hidden states."""
-
-    mask: Tensor | None
-    """``(batch, 1, 1, tokens)``, true where there is a token; ``None`` where no sample is padded: attention is faster then."""
-    bias: Tensor | None = None
-    """``(1, heads, tokens, tokens)``, added to the scores."""
-
-    def additive_mask(self, dtype: torch.dtype) -> Tensor | None:
-        """The mask as numbers that are added to the scores: 0, and the least number of ``dtype``."""
-        if self.mask is None:
-            return None
-        return torch.zeros_like(self.mask, dtype=dtype).masked_fill(~self.mask, torch.finfo(dtype).min)
-
-
-def attention_mask(lengths: Tensor) -> Tensor | None:
-    """``LayerInputs.mask`` of rows of ``lengths`` tokens, padded at the end."""
-    longest = int(lengths.max())
-    if int(lengths.min()) == longest:
-        return None
-    positions = torch.arange(longest, device=lengths.device)
-    return (positions < lengths[:, None])[:, None, None, :]
+A row with fewer positions than others has -1 for those that it lacks, or, of an encoder, repeats one of its own."""
 
 
 def last_layer(family: Family, layer: nn.Module, hidden: Tensor, inputs: LayerInputs, index: Tensor | None) -> Tensor:
-    """The layer's output at ``index`` ``(batch, positions)``, or at the first token: ``(batch, positions, hidden)``."""
-    context = _context(family, layer, hidden, _at(hidden, index), inputs.mask, _bias_at(inputs.bias, index))
-    return family.after_attention(layer, context, _at(hidden, index))
+    """The layer's output at ``index`` ``(batch, positions)``, or at the first token.
+
+    Returns:
+        ``(batch, positions, hidden)``; of a decoder ``(n, hidden)``, row by row, without the positions that are -1.
+    """
+    if family.decoder is None:
+        context = _context(family, layer, hidden, _at(hidden, index), inputs.mask, _bias_at(inputs.bias, index))
+        return family.after_attention(layer, context, _at(hidden, index))
+    if index is None:
+        index = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+    there, index = index >= 0, index.clamp(min=0)
+    context = decoder_context(family, layer, hidden, inputs, index)
+    return family.after_attention(layer, context[there], rows_at(hidden, index)[there])
 
 
 def token_index(positions: Positions, lengths: Tensor) -> Tensor | None:
@@ -70,7 +56,7 @@ def _at(hidden: Tensor, index: Tensor | None) -> Tensor:
     """The rows of ``hidden`` at ``index``. Each use takes its own: the gradients then add up in the order of earlier runs."""
     if index is None:
         return hidden[:, :1]
-    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+    return rows_at(hidden, index)
 
 
 def _bias_at(bias: Tensor | None, index: Tensor | None) -> Tensor | None:
@@ -85,7 +71,7 @@ def _context(
 ) -> Tensor:
     """The attention's context of ``rows``, before the output projection: ``(batch, positions, width)``."""
     attention: Any = layer.get_submodule(family.attention)
-    query, key, value = (layer.get_submodule(module) for module in family.projections)
+    query, key, value = (layer.get_submodule(module) for module in family.projection_modules)
     size = attention.attention_head_size
     drop = attention.dropout.p if attention.training else 0.0
     queries = query(rows)

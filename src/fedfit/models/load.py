@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from fedfit.errors import ModelError
 from fedfit.hub_access import hub_or_cache
-from fedfit.models.families import family_of
+from fedfit.models.families import GENERATING, family_of
 
 
 @dataclass(frozen=True)
@@ -95,27 +95,33 @@ def _first_missing(path: Path) -> Path:
     return next((parent for parent in reversed(path.parents) if not parent.exists()), path)
 
 
-def load_config(name: str, labels: int = 2) -> Any:
-    """The model's configuration, for a family that can be split.
+def load_config(name: str, labels: int | None = 2) -> Any:
+    """The model's configuration, for a family that can be split; with ``labels=None`` one that has a language-model head.
 
     Raises:
         ModelError: when it cannot be had, or is of an unsupported family.
     """
-    config = _from_pretrained(AutoConfig, name, num_labels=labels)
-    family_of(config.model_type)
+    config = _from_pretrained(AutoConfig, name, **({} if labels is None else {"num_labels": labels}))
+    family = family_of(config.model_type)
+    if labels is None and family.decoder is None:
+        raise ModelError(
+            f"the model {name!r} is of the family {family.name!r}, an encoder, which generates no text; give a model of one of "
+            f"{', '.join(GENERATING)}, or set task.kind to classification"
+        )
     return config
 
 
-def load_model(name: str, labels: int, seed: int) -> nn.Module:
-    """A sequence classifier with ``labels`` outputs: the pretrained encoder in eval mode, float32, all frozen.
+def load_model(name: str, labels: int | None, seed: int) -> nn.Module:
+    """A pretrained model in eval mode, float32, all frozen: a sequence classifier with ``labels`` outputs, or, with ``None``, a
+    causal language model with its own head.
 
-    The head is drawn from ``seed``: two calls give the same weights, and the caller's generator is left alone.
+    A classifier's head is drawn from ``seed``: two calls give the same weights, and the caller's generator is left alone.
     """
     config = load_config(name, labels)
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(seed)
         model = _from_pretrained(
-            AutoModelForSequenceClassification,
+            AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification,
             name,
             config=config,
             attn_implementation=family_of(config.model_type).kernel,

@@ -40,12 +40,12 @@ class ModelShape:
     heads: int
     key_value_heads: int
     """Fewer than ``heads`` where several queries share a key and a value."""
-    projections: tuple[Matrix, Matrix, Matrix]
-    """Query, key and value, all of the layer's input."""
+    projections: tuple[Matrix, ...]
+    """Query, key and value, all of the layer's input; one matrix where they are made together."""
     stages: tuple[tuple[Matrix, ...], ...]
     """The maps after the attention, in their order; those of one stage have the same input."""
     head: tuple[Matrix, ...]
-    """The maps that are trained and sent as the head."""
+    """The maps that are trained and sent as the head; of a language model the frozen map to the vocabulary."""
     longest: int
     """The most tokens of a sample that the positions allow."""
     pooler: tuple[Matrix, ...] = ()
@@ -54,6 +54,10 @@ class ModelShape:
     """Frozen maps below the first layer, of every token."""
     fused: bool = True
     """Whether a layer's attention is one fused operator, which makes its scores anew in the backward pass."""
+    decoder: bool = False
+    """Whether a token sees those before it alone. Keys and values of all tokens are then always made."""
+    language: bool = False
+    """Whether the head is that of a language model, which is frozen."""
 
     @cached_property
     def matrices(self) -> dict[str, Matrix]:
@@ -63,7 +67,7 @@ class ModelShape:
     @property
     def width(self) -> int:
         """Numbers that all heads' queries have together."""
-        return self.projections[0].outputs
+        return self.projections[0].outputs // (3 if len(self.projections) == 1 else 1)
 
 
 def square(name: str, size: int) -> Matrix:
@@ -105,4 +109,22 @@ def encoder_shape(
         pooler=pooler,
         embedding=embedding,
         fused=fused,
+    )
+
+
+def decoder_shape(
+    config: Any, labels: int, *, projections: tuple[Matrix, ...], stages: tuple[tuple[Matrix, ...], ...]
+) -> ModelShape:
+    """The shape of a decoder with a classifier of ``labels`` classes, by the common names of the sizes in ``config``."""
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    return ModelShape(
+        hidden=hidden,
+        layers=int(config.num_hidden_layers),
+        heads=heads,
+        key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        projections=projections,
+        stages=stages,
+        head=(Matrix("score", labels, hidden, bias=False),),
+        longest=int(config.max_position_embeddings),
+        decoder=True,
     )

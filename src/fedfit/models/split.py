@@ -7,6 +7,7 @@ of losses and of every gradient, is tested for each family.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -16,8 +17,10 @@ from fedfit.core.update import Job
 from fedfit.models.adapter import AdapterKind
 from fedfit.models.batch import Batch
 from fedfit.models.family import Family
-from fedfit.models.last_layer import LayerInputs, Positions, attention_mask, last_layer, token_index
+from fedfit.models.last_layer import Positions, last_layer, token_index
+from fedfit.models.layer_inputs import layer_inputs, token_positions
 from fedfit.models.packed import can_pack, pack_frozen
+from fedfit.models.readout import Readout, vocabulary_head
 
 
 class SplitModel:
@@ -32,12 +35,16 @@ class SplitModel:
         self.cut = layers[0]
         self.base: nn.Module = model.get_base_model()
         self.config = self.base.config
-        self.shape = family.shape(self.config, int(self.config.num_labels))  # type: ignore[union-attr, arg-type]
+        self.language = family.writes(self.base)
+        """Whether the head is that of a language model, which is frozen; else a classifier's."""
+        labels = None if self.language else int(self.config.num_labels)  # type: ignore[union-attr, arg-type]
+        self.shape = family.shape_of(self.config, labels)
         self.hidden_size = self.shape.hidden
         self.kind, self.adapter = kind, kind.resident(model, family)
         self._encoder = self.base.get_submodule(family.encoder)
         stack = list(self._encoder.get_submodule(family.layers).children())
         self._trunk_layers, self._tail_layers = stack[: self.cut], stack[self.cut :]
+        self._vocabulary = vocabulary_head(family, self.base) if self.language else None
         if can_pack(device):  # the tail alone: the trunk's rows must not depend on how many there are
             for layer in self._tail_layers:
                 pack_frozen(layer)
@@ -57,39 +64,48 @@ class SplitModel:
 
         The batch must not be padded. Then each row is a function of its sample alone, whatever its neighbours, and what a
         cache holds does not depend on who filled it.
+
+        Args:
+            segments: ``(batch, tokens)``, as the family's tokens have them (``data.tokenize.Samples``), or ``None``.
         """
-        hidden = self.family.embed(self._encoder, ids, segments)
-        inputs = self._inputs(hidden, None)
-        for layer in self._trunk_layers:
-            hidden = self.family.layer(layer, hidden, inputs)
+        decodes = self.family.decoder is not None
+        below = token_positions(segments, ids.shape[1], ids.device) if decodes else segments
+        hidden = self.family.embed(self._encoder, ids, below)
+        inputs = layer_inputs(self.family, self._encoder, hidden, None, segments)
+        for layer, each in zip(self._trunk_layers, inputs, strict=False):
+            hidden = self.family.layer(layer, hidden, each)
         return hidden
 
-    def tail(self, batch: Batch, positions: Positions | None = None) -> Tensor:
-        """Logits of the head at the positions that the task reads; the last layer computes these alone.
+    def tail(self, batch: Batch, positions: Positions | None = None) -> Any:
+        """The head's output at the positions that the task reads; the last layer computes these alone.
 
         Args:
             batch: states at the cut, from ``Trunk.batch``.
             positions: that the task reads; by default the one that transformers' classifier of this family reads.
 
         Returns:
-            ``(batch, labels)`` for the first or the last token, ``(batch, positions, labels)`` for indices.
+            Logits of a classifier, ``(batch, labels)`` for the first or the last token, ``(batch, positions, labels)`` for
+            indices; of a language model the ``Readout`` of all positions, row by row, without those that are -1.
         """
         states = self.states(batch, positions)
-        pooled = self.family.pool(self.base, states.flatten(0, 1)[:, None])
+        if self._vocabulary is not None:
+            return Readout(self.family.pool(self.base, states), self._vocabulary)
+        pooled = self.family.pool(self.base, states.view(-1, 1, states.shape[-1]))
         logits = self.family.head(self.base, pooled)
-        return logits.view(*states.shape[:2], -1) if isinstance(positions, Tensor) else logits
+        return logits.view(*positions.shape, -1) if isinstance(positions, Tensor) else logits
 
     def states(self, batch: Batch, positions: Positions | None = None) -> Tensor:
-        """The last layer's output at ``positions``, ``(batch, positions, hidden)``; arguments as ``tail`` has them."""
-        hidden, inputs = batch.hidden, self._inputs(batch.hidden, batch.lengths)
-        for layer in self._tail_layers[:-1]:
-            hidden = self.family.layer(layer, hidden, inputs)
-        index = token_index(self.family.reads if positions is None else positions, batch.lengths)
-        return last_layer(self.family, self._tail_layers[-1], hidden, inputs, index)
+        """The last layer's output at ``positions``, arguments as ``tail`` has them.
 
-    def _inputs(self, hidden: Tensor, lengths: Tensor | None) -> LayerInputs:
-        bias = self.family.score_bias(self._encoder, hidden) if self.family.score_bias else None
-        return LayerInputs(None if lengths is None else attention_mask(lengths), bias)
+        Returns:
+            ``(batch, positions, hidden)``; of a decoder ``(n, hidden)``, row by row, without the positions that are -1.
+        """
+        hidden = batch.hidden
+        inputs = layer_inputs(self.family, self._encoder, hidden, batch.lengths, batch.segments)
+        for layer, each in zip(self._tail_layers[:-1], inputs[self.cut :], strict=False):
+            hidden = self.family.layer(layer, hidden, each)
+        index = token_index(self.family.reads if positions is None else positions, batch.lengths)
+        return last_layer(self.family, self._tail_layers[-1], hidden, inputs[-1], index)
 
     def trunk_state(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor that the trunk's output depends on, by name: the encoder's, but for the tail's layers and the pooler."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedfit.models.batch import Batch
 from fedfit.models.digest import config_facts, digest
@@ -74,7 +75,23 @@ class Trunk:
         for index, states in self._compute(samples, list(missing)):
             padded[missing[index], : len(states)] = states
         device = self._model.device
-        return Batch(torch.from_numpy(padded).to(device, non_blocking=True), torch.from_numpy(lengths).to(device))
+        segments = self._segments(samples, indices, padded.shape[1])
+        return Batch(
+            torch.from_numpy(padded).to(device, non_blocking=True),
+            torch.from_numpy(lengths).to(device),
+            None if segments is None else segments.to(device),
+        )
+
+    def _segments(self, samples: TokenSamples, indices: np.ndarray, tokens: int) -> Tensor | None:
+        """``Batch.segments``."""
+        found = [samples.segments_of(int(index)) for index in indices]
+        if self._model.family.decoder is None or found[0] is None:
+            return None
+        padded = np.full((len(found), tokens), -1, dtype=np.int64)
+        for row, segments in enumerate(found):
+            assert segments is not None
+            padded[row, : len(segments)] = segments
+        return torch.from_numpy(padded)
 
     def _compute(self, samples: TokenSamples, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """States of ``indices`` in the stored type, computed in unpadded batches of one length.
@@ -83,7 +100,7 @@ class Trunk:
         with it: a run without a cache, or one killed while filling it, then equals any other.
         """
         lengths = samples.lengths
-        for chunk in equal_length_chunks(lengths, indices, _CHUNK_TOKENS):
+        for chunk in self._chunks(samples, indices):
             rows_needed = -(-_LEAST_TOKENS // int(lengths[chunk[0]]))
             filled = chunk * -(-rows_needed // len(chunk))
             ids = torch.from_numpy(np.stack([samples.ids_of(index) for index in filled])).long()
@@ -95,6 +112,15 @@ class Trunk:
             # Rounded to the stored type here as well, so that a run that fills the cache equals one that reads it.
             rows = states.float().cpu().numpy().astype(self._dtype)
             yield from zip(chunk, rows[: len(chunk)], strict=True)
+
+    def _chunks(self, samples: TokenSamples, indices: list[int]) -> Iterator[list[int]]:
+        """``equal_length_chunks``, apart for samples with several continuations: another kernel computes those."""
+        apart: tuple[list[int], list[int]] = ([], [])
+        for index in indices:
+            segments = samples.segments_of(index) if self._model.family.decoder is not None else None
+            apart[segments is not None and int(segments.max(initial=0)) > 1].append(index)
+        for some in apart:
+            yield from equal_length_chunks(samples.lengths, some, _CHUNK_TOKENS)
 
 
 def equal_length_chunks(lengths: np.ndarray, indices: list[int], tokens: int) -> Iterator[list[int]]:

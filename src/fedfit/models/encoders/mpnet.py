@@ -11,7 +11,7 @@ from fedfit.models.shape import ModelShape, encoder_shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedfit.models.last_layer import LayerInputs
+    from fedfit.models.layer_inputs import LayerInputs
 
 
 def _shape(config: Any, labels: int) -> ModelShape:
