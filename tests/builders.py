@@ -11,11 +11,18 @@ import torch
 import xxhash
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
     MPNetConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
 )
 
@@ -28,6 +35,8 @@ from fedfit.core.messages import Packet
 from fedfit.core.update import HEAD, Factors, Update, named_tensors, update_of
 from fedfit.data.tokenize import Samples
 from fedfit.experiment.build import Experiment, Parts, assemble
+from fedfit.models.families import FAMILIES, GENERATING, family_of
+from fedfit.models.load import load_config
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk, open_trunk
 from fedfit.rounds.trainer import Devices
@@ -44,6 +53,18 @@ CLASSES = 3
 _SHARED: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "pad_token_id": 0}
 # Heads of 16: the trunk gives the same bits in any batch only where a head's row fills whole cache lines, as real ones do.
 _SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 48}
+# Decoders: the heads' width is not the hidden size where a family allows it, two queries share a key, and windows are shorter
+# than texts.
+_DECODER: dict[str, Any] = {
+    **_SHARED,
+    **_SIZES,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 80,
+    "attention_dropout": 0.1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+_WIDE: dict[str, Any] = {**_DECODER, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 TINY_MODELS: dict[str, Callable[[], Any]] = {
     "bert": lambda: BertConfig(**_SHARED, **_SIZES, max_position_embeddings=80),
     "roberta": lambda: RobertaConfig(
@@ -54,19 +75,43 @@ TINY_MODELS: dict[str, Callable[[], Any]] = {
     ),
     "mpnet": lambda: MPNetConfig(**_SHARED, **_SIZES, max_position_embeddings=82),
     "electra": lambda: ElectraConfig(**_SHARED, **_SIZES, embedding_size=24, max_position_embeddings=80),
+    "llama": lambda: LlamaConfig(**_WIDE, tie_word_embeddings=True, mlp_bias=True, attention_bias=True),
+    "mistral": lambda: MistralConfig(**_WIDE, sliding_window=4),
+    "qwen2": lambda: Qwen2Config(**_DECODER, use_sliding_window=True, sliding_window=5, max_window_layers=3),
+    "qwen3": lambda: Qwen3Config(**_WIDE),
+    "gemma3_text": lambda: Gemma3TextConfig(
+        **_WIDE,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        query_pre_attn_scalar=9,
+        final_logit_softcapping=3.0,
+    ),
+    "gpt2": lambda: GPT2Config(
+        **_SHARED, n_embd=HIDDEN, n_layer=LAYERS, n_head=2, n_inner=48, n_positions=80, bos_token_id=2, eos_token_id=3
+    ),
 }
 """Family → the configuration of a small random model of it; the tests run over every family of ``FAMILIES``."""
 
 TAKES_SEGMENTS = tuple(name for name, config in TINY_MODELS.items() if getattr(config(), "type_vocab_size", 1) > 1)
 """The families whose tokens have a segment: first or second text."""
 
+SIX = tuple(FAMILIES["bert"].targets)
+"""The adaptable matrices of an encoder; a decoder has each of them under another name."""
+
+EVERY: tuple[str, ...] = ("every",)
+"""For ``tiny_split``: every adaptable matrix of the family."""
+
 
 def save_tiny_model(family: str, folder: Path) -> Path:
-    """A random encoder of ``family`` and a tokenizer, as the Auto classes of transformers load them; a head is not saved."""
+    """A random model of ``family`` and a tokenizer, as the Auto classes of transformers load them. An encoder has no head, a
+    decoder that of a language model."""
+    decodes = family in GENERATING
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model = AutoModel.from_config(TINY_MODELS[family]())
+        model = (AutoModelForCausalLM if decodes else AutoModel).from_config(TINY_MODELS[family]())
         for name, parameter in model.named_parameters():
+            if decodes and parameter.dim() == 1 and name.endswith("weight"):  # norms, all alike when fresh
+                torch.nn.init.normal_(parameter, mean=float(parameter.data[0]), std=0.2)
             if name.endswith("bias"):  # zero when fresh, which would hide a bias that is left out
                 torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
@@ -115,8 +160,10 @@ def random_samples(count: int, seed: int = 0, shortest: int = 3, longest: int = 
     return Samples(ids, segments, offsets, labels, hashes)
 
 
-def tiny_split(folder: Path | str, seed: int = 0, labels: int = CLASSES, **adapter: Any) -> SplitModel:
+def tiny_split(folder: Path | str, seed: int = 0, labels: int | None = CLASSES, **adapter: Any) -> SplitModel:
     """A split model whose LoRA B is not zero, so that a wrong scale, a lost factor or a wrong gradient shows."""
+    if adapter.get("targets") == EVERY:
+        adapter["targets"] = tuple(family_of(load_config(str(folder)).model_type).targets)
     settings = AdapterSettings(**{"rank": 3, "alpha": 7.0, "layers": "last:2", **adapter})
     split = build_split_model(str(folder), labels, settings, seed)
     randomise(split, seed)

@@ -12,10 +12,10 @@ from fedfit.adapters.lora import LoraAdapter, inject, save_adapter
 from fedfit.core.checks import check_form
 from fedfit.core.update import HEAD, Factors, Job, Update, update_of
 from fedfit.errors import UpdateRefused
-from fedfit.models.families import FAMILIES, TARGETS, family_of
+from fedfit.models.families import FAMILIES, family_of
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, HIDDEN, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
+from tests.builders import CLASSES, EVERY, HIDDEN, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(8, seed=3)
 
@@ -43,7 +43,7 @@ def filled(update: Update) -> Update:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("head", ["train", "freeze"])
 def test_what_is_loaded_is_read_back_to_the_bit(family: str, head: str, tiny_models: dict[str, Path]) -> None:
-    split = tiny_split(tiny_models[family], head=head, targets=TARGETS)
+    split = tiny_split(tiny_models[family], head=head, targets=EVERY)
     wanted = filled(split.adapter.snapshot())
     split.adapter.load(Job(wanted))
     assert same_bits(split.adapter.snapshot(), wanted)
@@ -170,7 +170,7 @@ def test_a_frozen_head_refuses_a_sent_one(tiny_bert: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("adapter", [{}, {"head": "freeze"}, {"layers": (1, 3), "targets": TARGETS}], ids=str)
+@pytest.mark.parametrize("adapter", [{}, {"head": "freeze"}, {"layers": (1, 3), "targets": EVERY}], ids=str)
 def test_plain_peft_loads_the_saved_adapter(
     family: str, adapter: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -211,7 +211,7 @@ def test_factors_are_drawn_from_the_seed_and_b_is_zero(tiny_bert: Path) -> None:
         (("query", "value"), 2 * 2),
         (("output",), 2),  # `output.dense` is the end of `attention.output.dense` as well: it must not be taken for it
         (("attention_output", "intermediate"), 2 * 2),
-        (TARGETS, 6 * 2),
+        (EVERY, 6 * 2),
     ],
 )
 def test_the_targets_of_the_chosen_layers_are_adapted_and_no_others(

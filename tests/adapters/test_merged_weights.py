@@ -12,10 +12,10 @@ from torch.nn import functional
 from fedfit.adapters.lora import lora_modules
 from fedfit.core.update import Factors, Job, Update
 from fedfit.errors import UpdateRefused
-from fedfit.models.families import FAMILIES, TARGETS
+from fedfit.models.families import FAMILIES
 from fedfit.models.packed import PackedLinear
 from fedfit.models.split import SplitModel
-from tests.builders import HIDDEN, lora_of, random_samples, tiny_experiment, tiny_recipe, tiny_split, tiny_trunk
+from tests.builders import EVERY, HIDDEN, lora_of, random_samples, tiny_experiment, tiny_recipe, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(12, seed=3)
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -26,7 +26,7 @@ def split_of(folder: Path, packed: bool, **adapter: Any) -> SplitModel:
     with pytest.MonkeyPatch.context() as patch:
         if not packed:
             patch.setattr("fedfit.models.split.can_pack", lambda device: False)
-        split = tiny_split(folder, targets=TARGETS, **adapter)
+        split = tiny_split(folder, targets=EVERY, **adapter)
     assert all(isinstance(linear, PackedLinear) == packed for linear in linears(split).values())
     return split
 

@@ -16,10 +16,10 @@ from transformers import AutoModelForSequenceClassification
 from fedfit.adapters.lora import lora_modules, save_adapter
 from fedfit.core.update import Factors, Job, Update
 from fedfit.errors import UpdateRefused
-from fedfit.models.families import FAMILIES, TARGETS
+from fedfit.models.families import FAMILIES
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
+from tests.builders import CLASSES, EVERY, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(8, seed=3)
 RESIDENT = 5
@@ -68,7 +68,7 @@ def plain_logits(folder: Path, adapter: Path) -> tuple[PeftModel, Tensor]:
 
 @pytest.mark.parametrize("rank", range(1, RESIDENT + 1))
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("adapter", [{}, {"targets": TARGETS, "dropout": 0.3}], ids=str)
+@pytest.mark.parametrize("adapter", [{}, {"targets": EVERY, "dropout": 0.3}], ids=str)
 def test_it_is_the_model_that_was_built_with_that_rank(
     family: str, rank: int, adapter: dict[str, Any], tiny_models: dict[str, Path]
 ) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedfit.models.families import FAMILIES, TARGETS
+from fedfit.models.families import FAMILIES
 from fedfit.models.last_layer import Positions
 from fedfit.models.split import SplitModel
-from tests.builders import CLASSES, HIDDEN, padded_batch, random_samples, tiny_split
+from tests.builders import CLASSES, EVERY, HIDDEN, padded_batch, random_samples, tiny_split
 from tests.models.whole import gradients_by_peft_name, hidden_at_the_cut, whole_model
 
 SAMPLES = random_samples(16, seed=3)
@@ -27,15 +27,19 @@ CHOICES: dict[str, tuple[Positions, Tensor]] = {
 }
 CASES: dict[str, dict[str, Any]] = {
     "last:2": {"layers": "last:2"},
-    "all, six targets": {"layers": "all", "targets": TARGETS},
-    "last:1, six targets, frozen head": {"layers": "last:1", "targets": TARGETS, "head": "freeze"},
+    "all, every target": {"layers": "all", "targets": EVERY},
+    "last:1, every target, frozen head": {"layers": "last:1", "targets": EVERY, "head": "freeze"},
 }
 
 
 def logits_at(whole: Any, split: SplitModel, index: Tensor) -> Tensor:
     """``(batch, positions, labels)``: each position in turn is put at the front of what the last layer gives, since the heads
-    of transformers read the front."""
+    of transformers read the front. A decoder's maps every token by itself, before it picks one."""
     ids, mask, _ = padded_batch(SAMPLES, ROWS)
+    if split.family.decoder is not None:
+        normed = whole(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+        every: Tensor = whole.get_base_model().score(normed)
+        return every.gather(1, index[..., None].expand(-1, -1, CLASSES))
     encoder = whole.get_base_model().get_submodule(split.family.encoder)
     last = list(encoder.get_submodule(split.family.layers).children())[-1]
     found = []
@@ -96,13 +100,16 @@ def test_the_default_is_the_position_that_the_classifier_of_transformers_reads(
 def test_states_are_those_of_all_tokens_at_the_positions(family: str, choice: str, tiny_models: dict[str, Path]) -> None:
     """And LoRA's own dropout, with a probability that drops nothing, makes keys and values and changes nothing."""
     positions, index = CHOICES[choice]
-    split = tiny_split(tiny_models[family], layers="last:2", targets=TARGETS, dropout=1e-12)
+    split = tiny_split(tiny_models[family], layers="last:2", targets=EVERY, dropout=1e-12)
     batch = hidden_at_the_cut(split, SAMPLES, ROWS)
     every = torch.arange(batch.hidden.shape[1]).expand(len(ROWS), -1)
     with torch.no_grad():
         whole = split.states(batch, every)
-        assert whole.shape == (*every.shape, HIDDEN)
-        expected = whole.gather(1, index[..., None].expand(-1, -1, HIDDEN))
+        flat = (every.numel(), HIDDEN) if split.family.decoder is not None else (*every.shape, HIDDEN)
+        assert whole.shape == flat
+        expected = whole.view(*every.shape, HIDDEN).gather(1, index[..., None].expand(-1, -1, HIDDEN))
+        if split.family.decoder is not None:
+            expected = expected.flatten(0, 1)
         torch.testing.assert_close(split.states(batch, positions), expected, rtol=1e-5, atol=1e-5)
         split.train_mode(True)
         torch.testing.assert_close(split.states(batch, positions), expected, rtol=1e-5, atol=1e-5)
@@ -112,7 +119,7 @@ def test_states_are_those_of_all_tokens_at_the_positions(family: str, choice: st
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mixed_precision_is_near_the_full_one(family: str, choice: str, tiny_models: dict[str, Path]) -> None:
     positions, _ = CHOICES[choice]
-    split = tiny_split(tiny_models[family], targets=TARGETS)
+    split = tiny_split(tiny_models[family], targets=EVERY)
     batch = hidden_at_the_cut(split, SAMPLES, ROWS)
     with torch.no_grad():
         full = split.states(batch, positions)
@@ -126,7 +133,7 @@ def test_gradients_in_mixed_precision_are_as_near_the_truth_as_those_of_peft(
     family: str, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
     """The truth is in float32. Single tensors are far off with either (``docs/log.md``), so the mean over all is compared."""
-    split = tiny_split(tiny_models[family], layers="all", targets=TARGETS)
+    split = tiny_split(tiny_models[family], layers="all", targets=EVERY)
     whole = whole_model(split, tiny_models[family], tmp_path)
     ids, mask, _ = padded_batch(SAMPLES, ROWS)
     batch = hidden_at_the_cut(split, SAMPLES, ROWS)

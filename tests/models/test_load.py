@@ -10,22 +10,23 @@ from transformers import (
     AlbertConfig,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    GPT2Config,
+    GPTNeoConfig,
 )
 
 from fedfit.errors import ModelError
 from fedfit.models import load
-from fedfit.models.families import FAMILIES, family_of
+from fedfit.models.families import FAMILIES, GENERATING, family_of
 from fedfit.models.load import load_config, load_model, load_tokenizer, locate, public_name
 from fedfit.settings import AdapterSettings
 from tests.builders import TAKES_SEGMENTS, TINY_MODELS, tiny_split
 
 
-@pytest.mark.parametrize("config", [AlbertConfig(num_hidden_layers=1), GPT2Config(n_layer=1)], ids=["albert", "gpt2"])
-def test_an_unsupported_family_is_refused_by_name_with_the_list(config: AlbertConfig | GPT2Config, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [AlbertConfig(num_hidden_layers=1), GPTNeoConfig(num_layers=24)], ids=["albert", "gpt_neo"])
+def test_an_unsupported_family_is_refused_by_name_with_the_list(config: AlbertConfig | GPTNeoConfig, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError) as caught:
         load_config(str(tmp_path))
@@ -109,6 +110,20 @@ def test_the_model_comes_frozen_in_eval_mode_and_float32(tiny_bert: Path) -> Non
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_language_model_comes_with_its_own_head_and_an_encoder_has_none(tiny_models: dict[str, Path]) -> None:
+    for family, folder in tiny_models.items():
+        if family not in GENERATING:
+            words = rf"{re.escape(repr(str(folder)))} is of the family '{family}', an encoder.*llama, mistral.*gpt2.*task\.kind"
+            with pytest.raises(ModelError, match=words):
+                load_model(str(folder), None, seed=0)
+            continue
+        model = load_model(str(folder), None, seed=0)
+        plain = AutoModelForCausalLM.from_pretrained(folder)
+        assert type(model) is type(plain)
+        assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in model.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_layers_the_model_does_not_have_are_refused(tiny_bert: Path) -> None:

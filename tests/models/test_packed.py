@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedfit.adapters.fused_lora import FusedLora
+from fedfit.models.families import FAMILIES
 from fedfit.models.packed import PackedLinear, can_pack, pack_frozen
 from fedfit.models.split import SplitModel
 from tests.builders import CLASSES, random_samples, tiny_split
@@ -69,7 +70,9 @@ def bias_gradients(split: SplitModel) -> dict[str, Tensor]:
 def test_trained_biases_have_the_same_gradients_packed_and_plain(
     tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in tiny_models.values():
+    for family, folder in tiny_models.items():
+        if FAMILIES[family].decoder is not None and family != "llama":
+            continue  # the maps of the other decoders have no bias but a few, or are no ``nn.Linear``
         packed = bias_gradients(tiny_split(folder))
         with monkeypatch.context() as patch:
             patch.setattr("fedfit.models.split.can_pack", lambda device: False)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from fedfit.errors import UpdateRefused
 from fedfit.models.packed import PackedLinear
@@ -28,7 +29,7 @@ class MergedWeights:
             UpdateRefused: for an unknown module or another shape; the weights are then as they were.
         """
         for name, moved in delta.items():
-            if name not in self._modules or moved.shape != self._linear(name).weight.shape:
+            if name not in self._modules or moved.shape != self._weight(name).shape:
                 raise UpdateRefused(f"{name}: nothing of shape {tuple(moved.shape)} can be merged there")
         for name in self._merged.keys() - delta.keys():
             self._set(name, self._original[name])
@@ -36,7 +37,7 @@ class MergedWeights:
         for name, moved in delta.items():
             there = self._merged.get(name)
             if there is not moved and (there is None or not torch.equal(there, moved)):
-                original = self._original.setdefault(name, self._linear(name).weight.detach().clone())
+                original = self._original.setdefault(name, self._weight(name).detach().clone())
                 self._set(name, original + moved.to(original.device))
                 self._merged[name] = moved
 
@@ -44,8 +45,13 @@ class MergedWeights:
         """The frozen map inside an adapted module, as it is now: a map may be packed after the adapter was made."""
         return cast(nn.Linear, self._modules[name].get_base_layer())
 
+    def _weight(self, name: str) -> Tensor:
+        """Its weight as ``(output, input)``, a view: GPT-2's ``Conv1D`` has it the other way round."""
+        linear = self._linear(name)
+        return linear.weight.t() if isinstance(linear, Conv1D) else linear.weight
+
     def _set(self, name: str, weight: Tensor) -> None:
         linear = self._linear(name)
-        linear.weight.copy_(weight)
+        self._weight(name).copy_(weight)
         if isinstance(linear, PackedLinear):
             linear.pack()

@@ -29,15 +29,14 @@ class Sight:
 
     def of(self, index: Tensor) -> Tensor:
         """``(1 or batch, 1, queries, tokens)``, true where the token at ``index`` ``(1 or batch, queries)`` sees one."""
-        tokens = self.positions.shape[1]
+        rows, tokens = max(len(index), len(self.positions)), self.positions.shape[1]
+        index, positions = index.expand(rows, -1), self.positions.expand(rows, -1)
         seen = torch.arange(tokens, device=index.device) <= index[..., None]
         if self.branches is not None:
-            own = self.branches.gather(1, index.expand(len(self.branches), -1))
-            branches = self.branches[:, None, :]
+            own, branches = self.branches.gather(1, index), self.branches[:, None, :]
             seen = seen & ((branches == 0) | (branches == own[..., None]))
         if self.window is not None:
-            at = self.positions.expand(len(index), -1).gather(1, index)
-            seen = seen & (at[..., None] - self.positions[:, None, :] < self.window)
+            seen = seen & (positions.gather(1, index)[..., None] - positions[:, None, :] < self.window)
         return seen[:, None]
 
     def whole(self) -> Tensor | None:
