@@ -144,6 +144,23 @@ def tiny_tokenizer(types: bool) -> PreTrainedTokenizerFast:
     )
 
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}[CLS] {{ message['role'] }} {{ message['content'] }} [SEP] {% endfor %}"
+    "{% if add_generation_prompt %}[CLS] assistant {% endif %}"
+)
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """The words of ``tiny_tokenizer`` for a language model: ``[CLS]`` begins and ``[SEP]`` ends a text; neither is added."""
+    from tokenizers import processors
+
+    tokenizer = tiny_tokenizer(types=False)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("$A", "$A $B", [])
+    tokenizer.add_special_tokens({"bos_token": "[CLS]", "eos_token": "[SEP]"})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def random_samples(count: int, seed: int = 0, shortest: int = 3, longest: int = 12, types: bool = False) -> Samples:
     """``count`` random samples of mixed lengths; the class is that of the most frequent third of the vocabulary."""
     rng = np.random.default_rng(seed)

@@ -15,7 +15,8 @@ from fedfit.core.update import AdapterSize
 from fedfit.fleet_settings import ChannelSettings, DeviceSettings, FleetSettings, PlanSettings, ServerSettings
 from fedfit.schema import Draw, key, options_key
 
-NAMED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
+CLASSIFIED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
+NAMED_SOURCES = CLASSIFIED_SOURCES
 FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
 
 
@@ -38,6 +39,14 @@ class DataSettings:
     text: tuple[str, ...] = key(("text",), "columns of the text, joined by a space and stripped")
     pair: str | None = key(None, "column of the second sentence, for sentence-pair tasks")
     label: str = key("label", "column of the label")
+    prompt: tuple[str, ...] = key(
+        ("prompt",), "for a language model: columns of the prompt, joined by a line break, empty ones left out"
+    )
+    response: str = key("response", "column of the response that is learned")
+    answer: str | None = key(None, "column of the exact answer, scored by log-likelihood over `choices`")
+    choices: tuple[str, ...] | None = key(None, "the possible answers; by default all answers of the training samples")
+    chosen: str = key("chosen", "column of the better response, for preferences")
+    rejected: str = key("rejected", "column of the worse response, for preferences")
     max_tokens: int = key(64, "longer texts are cut to this many tokens", minimum=4)
     train_samples: int | None = key(None, "take this many training samples, balanced over classes and seeded", minimum=1)
     test_samples: int | None = key(None, "take this many test samples, balanced over classes and seeded", minimum=1)
@@ -158,10 +167,28 @@ class TrainingSettings:
 class TaskSettings:
     """What the model learns."""
 
-    kind: str = key("classification", "the task, by its name or as `package.module:ENTRY`")
-    metrics: tuple[str, ...] = key(
-        ("accuracy", "macro_f1"),
-        "measured beside the loss, the first one leading: `accuracy`, `macro_f1`, `weighted_f1`, `balanced_accuracy`, `mcc`",
+    kind: str = key(
+        "classification",
+        "the task: `classification`, `instruction`, `preference`, `language_modelling`, or one's own as `package.module:ENTRY`",
+    )
+    metrics: tuple[str, ...] | None = key(
+        None,
+        "measured beside the loss, the first one leading; default those of the task. Classification: `accuracy`, `macro_f1`, "
+        "`weighted_f1`, `balanced_accuracy`, `mcc`, by default the first two",
+    )
+    template: str = key(
+        "chat",
+        "how a prompt is put to a language model: `chat` (the tokenizer's own), `alpaca`, or a text with {prompt} and "
+        "{response}",
+    )
+    max_new_tokens: int = key(64, "longest generated answer, in tokens", minimum=1)
+    generate_samples: int = key(0, "test rows that are answered at each evaluation, for ROUGE-L and the report", minimum=0)
+    loss: str = key("dpo", "of preferences", choices=("dpo", "ipo", "kto"))
+    beta: float = key(0.1, "β of the preference loss: how strongly the model is held to its reference", above=0)
+    reference: str = key(
+        "base",
+        "the model that preferences are measured against: the frozen base, or what the device was sent",
+        choices=("base", "received"),
     )
 
 

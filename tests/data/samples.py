@@ -22,4 +22,6 @@ def samples_of(table: Table, reading: Reading) -> NamedSamples:
     texts = {name: ["text"] * len(names) for name in (*reading.text, reading.pair) if name is not None}
     corpus = build_corpus(Tables(Table("train", {**texts, reading.label: names}), table, reading))
     test = corpus.test
-    return NamedSamples(test.texts, [corpus.label_names[label] for label in test.labels], test.pairs, test.columns)
+    return NamedSamples(
+        test.fields["text"], [corpus.label_names[label] for label in test.classes], test.fields.get("pair"), test.columns
+    )

@@ -20,9 +20,9 @@ def corpus_of(train: Table, test: Table, validation: Table | None = None) -> Cor
 def test_classes_are_numbered_by_sorted_names() -> None:
     corpus = corpus_of(labelled(["Sports", "World", "Business", "World"]), labelled(["World"]))
     assert corpus.label_names == ("Business", "Sports", "World")
-    assert corpus.train.labels.tolist() == [1, 2, 0, 2]
-    assert corpus.test.labels.tolist() == [2]
-    assert corpus.train.labels.dtype == np.int64
+    assert corpus.train.classes.tolist() == [1, 2, 0, 2]
+    assert corpus.test.classes.tolist() == [2]
+    assert corpus.train.classes.dtype == np.int64
 
 
 def test_whole_numbers_are_sorted_by_value_and_mixed_labels_as_strings() -> None:
@@ -49,7 +49,7 @@ def test_a_set_without_rows_is_refused(train: list[str], test: list[str], key: s
 def test_a_validation_table_has_the_classes_of_the_training_table() -> None:
     corpus = corpus_of(labelled(["b", "a"]), labelled(["a"]), labelled(["a", "b"]))
     assert corpus.validation is not None
-    assert corpus.validation.labels.tolist() == [0, 1]
+    assert corpus.validation.classes.tolist() == [0, 1]
     assert corpus_of(labelled(["b", "a"]), labelled(["a"])).validation is None
     with pytest.raises(DataError, match=r"dev.csv has the label 'c' \(row 1\)"):
         corpus_of(labelled(["b", "a"]), labelled(["a"]), labelled(["c"], "dev.csv"))

@@ -8,10 +8,11 @@ from fedfit.errors import DataError
 
 
 def test_select_takes_texts_pairs_labels_and_columns_alike() -> None:
-    texts = TextSet(["a", "b", "c"], ["x", "y", "z"], np.array([0, 1, 2]), {"node": ["n0", "n1", "n2"]})
+    fields = {"text": ["a", "b", "c"], "pair": ["x", "y", "z"]}
+    texts = TextSet(fields, np.array([0, 1, 2]), {"node": ["n0", "n1", "n2"]})
     chosen = texts.select(np.array([2, 0]))
-    assert (list(chosen.texts), list(chosen.pairs or ())) == (["c", "a"], ["z", "x"])
-    assert chosen.labels.tolist() == [2, 0]
+    assert chosen.fields == {"text": ["c", "a"], "pair": ["z", "x"]}
+    assert chosen.classes.tolist() == [2, 0]
     assert chosen.columns["node"] == ["n2", "n0"]
     assert len(texts.select([])) == 0
 

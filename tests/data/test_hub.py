@@ -29,7 +29,7 @@ def test_class_names_of_the_data_set_are_used(monkeypatch: pytest.MonkeyPatch) -
     serve(monkeypatch, {"train": split([0, 1], ["spam", "ham"]), "test": split([0], ["spam", "ham"])})
     corpus = load_corpus(DataSettings(source="hub", name="somebody/mail"), seed=0)
     assert corpus.label_names == ("ham", "spam")
-    assert (corpus.train.labels.tolist(), corpus.test.labels.tolist()) == ([1, 0], [1])
+    assert (corpus.train.classes.tolist(), corpus.test.classes.tolist()) == ([1, 0], [1])
 
 
 @pytest.mark.parametrize("hidden", [[-1, -1], [None, None]])

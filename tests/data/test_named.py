@@ -42,26 +42,26 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_ag_news_joins_title_and_description() -> None:
     corpus = build_corpus(load_named("ag_news"))
     assert corpus.label_names == ("Business", "Sci/Tech", "Sports", "World")
-    assert list(corpus.train.texts) == ["A title a text", "only a text", "Shares fall", "Chip rises"]
-    assert corpus.train.labels.tolist() == [3, 2, 0, 1]
-    assert corpus.test.labels.tolist() == [2, 1]
+    assert list(corpus.train.fields["text"]) == ["A title a text", "only a text", "Shares fall", "Chip rises"]
+    assert corpus.train.classes.tolist() == [3, 2, 0, 1]
+    assert corpus.test.classes.tolist() == [2, 1]
 
 
 @pytest.mark.usefixtures("small_data")
 def test_sst2_is_unquoted_and_tested_on_dev() -> None:
     corpus = build_corpus(load_named("sst2"))
     assert corpus.label_names == ("negative", "positive")
-    assert (list(corpus.train.texts), corpus.train.labels.tolist()) == (['" good', "bad"], [1, 0])
-    assert list(corpus.test.texts) == ["fine"]
+    assert (list(corpus.train.fields["text"]), corpus.train.classes.tolist()) == (['" good', "bad"], [1, 0])
+    assert list(corpus.test.fields["text"]) == ["fine"]
 
 
 @pytest.mark.usefixtures("small_data")
 def test_mrpc_has_pairs() -> None:
     corpus = build_corpus(load_named("mrpc"))
     assert corpus.label_names == ("different", "paraphrase")
-    assert list(corpus.train.texts) == ['He said " yes .', "A ."]
-    assert list(corpus.train.pairs or ()) == ["Yes , he said .", "B ."]
-    assert corpus.train.labels.tolist() == [1, 0]
+    assert list(corpus.train.fields["text"]) == ['He said " yes .', "A ."]
+    assert list(corpus.train.fields.get("pair") or ()) == ["Yes , he said .", "B ."]
+    assert corpus.train.classes.tolist() == [1, 0]
 
 
 @pytest.mark.usefixtures("small_data")
@@ -69,10 +69,10 @@ def test_bgl_is_split_by_line_and_keeps_its_groups() -> None:
     corpus = build_corpus(load_named("bgl"))
     assert corpus.label_names == ("anomaly", "normal")
     assert len(corpus.train) + len(corpus.test) == 100
-    assert not set(corpus.train.texts) & set(corpus.test.texts)
+    assert not set(corpus.train.fields["text"]) & set(corpus.test.fields["text"])
     assert 10 <= len(corpus.test) <= 40  # 25 expected, standard deviation 4.3
     assert set(corpus.train.columns) == {"Label", "Node", "Component", "EventId"}
-    assert list(corpus.test.texts) == list(build_corpus(load_named("bgl")).test.texts)
+    assert list(corpus.test.fields["text"]) == list(build_corpus(load_named("bgl")).test.fields["text"])
 
 
 def test_a_label_that_the_set_does_not_have_is_refused(small_data: Path) -> None:
@@ -148,9 +148,8 @@ def test_the_copy_on_the_hub_equals_the_local_one(small_data: Path, monkeypatch:
     remote = build_corpus(load_named(name))
     assert remote.label_names == local.label_names
     for ours, theirs in ((local.train, remote.train), (local.test, remote.test)):
-        assert list(ours.texts) == list(theirs.texts)
-        assert ours.pairs == theirs.pairs
-        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert ours.fields == theirs.fields
+        np.testing.assert_array_equal(ours.classes, theirs.classes)
 
 
 REAL = os.environ.get("FEDFIT_DATA")
@@ -167,13 +166,13 @@ def test_real_sets_have_the_rows_they_should(name: str) -> None:
     if not REAL or not all((Path(REAL) / name / file).is_file() for file in NAMED_SETS[name].files):
         pytest.skip(f"needs the real data: set FEDFIT_DATA to a folder that has {name}/")
     corpus = build_corpus(load_named(name))
-    assert (len(corpus.train), len(corpus.test), int((corpus.test.labels == 0).sum())) == COUNTS[name]
-    assert all(text == text.strip() and text for text in corpus.train.texts)
+    assert (len(corpus.train), len(corpus.test), int((corpus.test.classes == 0).sum())) == COUNTS[name]
+    assert all(text == text.strip() and text for text in corpus.train.fields["text"])
 
 
 def test_the_real_bgl_has_its_143_anomalies() -> None:
     if not REAL or not (Path(REAL) / "bgl").is_dir():
         pytest.skip("needs the real data: set FEDFIT_DATA to a folder that has bgl/")
     corpus = load_corpus(DataSettings(source="bgl"), seed=0)
-    assert int((corpus.train.labels == 0).sum() + (corpus.test.labels == 0).sum()) == 143
+    assert int((corpus.train.classes == 0).sum() + (corpus.test.classes == 0).sum()) == 143
     assert len(corpus.train) + len(corpus.test) == 2000

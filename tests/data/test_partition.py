@@ -13,7 +13,7 @@ def sorted_set(per_class: int, classes: int = 4) -> TextSet:
     """Sorted by class, as many files are."""
     labels = np.repeat(np.arange(classes), per_class)
     nodes = [f"node{index % 7}" for index in range(len(labels))]
-    return TextSet([f"text {index}" for index in range(len(labels))], None, labels, {"node": nodes})
+    return TextSet({"text": [f"text {index}" for index in range(len(labels))]}, labels, {"node": nodes})
 
 
 def assert_covers(parts: list[np.ndarray], samples: int) -> None:
@@ -42,7 +42,7 @@ def test_every_sample_goes_to_exactly_one_device(kind: str, per_class: int, devi
 def test_iid_mixes_a_sorted_file_and_gives_equal_sizes() -> None:
     texts = sorted_set(100)
     parts = partition(texts, PartitionSettings(kind="iid"), 4, seed=0)
-    counts = label_counts(parts, texts.labels, 4)
+    counts = label_counts(parts, texts.classes, 4)
     assert counts.sum(axis=1).tolist() == [100] * 4
     # 100 drawn from 400 with 100 a class: mean 25, standard deviation sqrt(100·¼·¾·(300/399)) = 3.8; five of them.
     assert (np.abs(counts - 25) < 19).all()
@@ -54,7 +54,7 @@ def test_dirichlet_is_skewed_for_a_small_alpha_and_even_for_a_large_one() -> Non
     spread = {}
     for alpha in (0.1, 1000.0):
         parts = partition(texts, PartitionSettings(kind="dirichlet", alpha=alpha), 5, seed=0)
-        spread[alpha] = label_counts(parts, texts.labels, 4).std(axis=0).mean()
+        spread[alpha] = label_counts(parts, texts.classes, 4).std(axis=0).mean()
     # A share's variance is (1/5)(4/5)/(5α + 1): 0.33 for α = 0.1, 0.0057 for α = 1000; times 500 samples 163 and 2.8.
     assert spread[0.1] > 80
     assert spread[1000.0] < 10
@@ -74,13 +74,13 @@ def test_shards_give_a_device_few_classes_and_lose_no_sample() -> None:
     assert {len(part) for part in parts} <= {40, 41, 42}
     # Four classes make at most three shards that straddle two of them, so two shards hold at most four classes, and
     # most devices hold one or two.
-    classes = (label_counts(parts, texts.labels, 4) > 0).sum(axis=1)
+    classes = (label_counts(parts, texts.classes, 4) > 0).sum(axis=1)
     assert np.median(classes) <= 2
 
 
 def test_by_column_keeps_a_value_on_one_device_and_deals_the_largest_first() -> None:
     values = ["a"] * 5 + ["b"] * 4 + ["c"] * 3 + ["d"] * 2
-    texts = TextSet(["text"] * 14, None, np.arange(14) % 2, {"node": values})
+    texts = TextSet({"text": ["text"] * 14}, np.arange(14) % 2, {"node": values})
     chosen = PartitionSettings(kind="by_column", column="node")
     parts = partition(texts, chosen, 2, seed=0)
     # In turn: a → 0, b → 1, c → 0, d → 1.

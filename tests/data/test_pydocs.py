@@ -104,7 +104,7 @@ def test_the_cache_is_used_and_a_damaged_one_is_rebuilt(own_cache: Path, monkeyp
     monkeypatch.setattr(pydocs, "harvest", harvest)
 
     def load() -> list[str]:
-        return list(load_corpus(DataSettings(), seed=0).train.texts)
+        return list(load_corpus(DataSettings(), seed=0).train.fields["text"])
 
     first = load()
     assert first == [row.text for row in made[:6]] == load()

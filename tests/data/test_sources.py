@@ -20,15 +20,15 @@ def csv_settings(tmp_path: Path) -> DataSettings:
 def test_files_become_a_corpus(csv_settings: DataSettings) -> None:
     corpus = load_corpus(csv_settings, seed=0)
     assert (len(corpus.train), len(corpus.test), corpus.label_names) == (60, 3, ("a", "b"))
-    assert list(corpus.test.texts) == ["x", "y", "z"]
+    assert list(corpus.test.fields["text"]) == ["x", "y", "z"]
 
 
 def test_samples_are_drawn_in_balance_and_by_the_seed(csv_settings: DataSettings) -> None:
     settings = replace(csv_settings, train_samples=20, test_samples=2)
     corpus, again, other = (load_corpus(settings, seed) for seed in (0, 0, 1))
-    assert np.bincount(corpus.train.labels).tolist() == [10, 10]
-    assert np.bincount(corpus.test.labels).tolist() == [1, 1]
-    assert list(corpus.train.texts) == list(again.train.texts) != list(other.train.texts)
+    assert np.bincount(corpus.train.classes).tolist() == [10, 10]
+    assert np.bincount(corpus.test.classes).tolist() == [1, 1]
+    assert list(corpus.train.fields["text"]) == list(again.train.fields["text"]) != list(other.train.fields["text"])
 
 
 def test_a_share_of_the_training_samples_is_split_off_for_validation(csv_settings: DataSettings) -> None:
@@ -41,19 +41,21 @@ def test_a_share_of_the_training_samples_is_split_off_for_validation(csv_setting
     assert again.validation is not None
     assert other.validation is not None
     # 20 of "b", 40 of "a", in training: a quarter of each
-    assert np.bincount(corpus.validation.labels).tolist() == [10, 5]
-    assert sorted([*corpus.train.texts, *corpus.validation.texts]) == sorted(whole.train.texts)
-    assert list(corpus.test.texts) == list(whole.test.texts)
-    assert list(corpus.validation.texts) == list(again.validation.texts) != list(other.validation.texts)
+    assert np.bincount(corpus.validation.classes).tolist() == [10, 5]
+    assert sorted([*corpus.train.fields["text"], *corpus.validation.fields["text"]]) == sorted(whole.train.fields["text"])
+    assert list(corpus.test.fields["text"]) == list(whole.test.fields["text"])
+    assert (
+        list(corpus.validation.fields["text"]) == list(again.validation.fields["text"]) != list(other.validation.fields["text"])
+    )
 
 
 def test_the_share_is_one_of_the_samples_that_are_taken(csv_settings: DataSettings) -> None:
     corpus = load_corpus(replace(csv_settings, train_samples=20, validation_share=0.2), seed=0)
     assert corpus.validation is not None
     assert (len(corpus.train), len(corpus.validation)) == (16, 4)
-    assert set(load_corpus(replace(csv_settings, train_samples=20), seed=0).train.texts) == {
-        *corpus.train.texts,
-        *corpus.validation.texts,
+    assert set(load_corpus(replace(csv_settings, train_samples=20), seed=0).train.fields["text"]) == {
+        *corpus.train.fields["text"],
+        *corpus.validation.fields["text"],
     }
 
 
@@ -61,7 +63,7 @@ def test_a_validation_file_is_read(csv_settings: DataSettings, tmp_path: Path) -
     (tmp_path / "dev.csv").write_text("text,label\nd,b\n")
     corpus = load_corpus(replace(csv_settings, validation=str(tmp_path / "dev.csv")), seed=0)
     assert corpus.validation is not None
-    assert (list(corpus.validation.texts), corpus.validation.labels.tolist()) == (["d"], [1])
+    assert (list(corpus.validation.fields["text"]), corpus.validation.classes.tolist()) == (["d"], [1])
     assert len(corpus.train) == 60
     (tmp_path / "dev.csv").write_text("text,label\nd,c\n")
     with pytest.raises(DataError, match=r"dev.csv \(data.validation\) has the label 'c'"):

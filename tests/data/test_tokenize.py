@@ -13,7 +13,8 @@ TEXTS = ["the cat sat", "", "a considerably longer sentence that will have to be
 
 
 def text_set(texts: list[str], pairs: list[str] | None = None) -> TextSet:
-    return TextSet(texts, pairs, np.arange(len(texts)) % 2)
+    fields = {"text": texts} if pairs is None else {"text": texts, "pair": pairs}
+    return TextSet(fields, np.arange(len(texts)) % 2)
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

@@ -64,7 +64,12 @@ def test_the_default_recipe_is_valid(tiny_models: dict[str, Path]) -> None:
         ("name=''", "", "it names the run folder; give one word or several, without / and line breaks"),
         ("name=..", "..", "it names the run folder; give one word or several, without / and line breaks"),
         ("trunk_cache.folder=~nobody-here/x", "~nobody-here/x", "give the path of a folder, or leave the key out"),
-        ("adapter.targets=[]", [], "name at least one of query, key, value, attention_output, intermediate, output"),
+        (
+            "adapter.targets=[]",
+            [],
+            "name at least one of query, key, value, attention_output, intermediate, output, q_proj, "
+            "k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, c_attn, attn_c_proj, c_fc, mlp_c_proj",
+        ),
         ("adapter.targets=['key','key']", ["key", "key"], "name each matrix once"),
         ("training.momentum=0.9", 0.9, "adamw has none; set optimizer to sgd, or it to 0"),
         (
@@ -195,10 +200,10 @@ def test_an_unknown_model() -> None:
 
 
 def test_an_unsupported_family(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     value, remedy = faults(tmp_path)["model.name"]
     assert value == str(tmp_path)
-    assert "the family 'gpt2'" in remedy
+    assert "the family 't5'" in remedy
     assert f"supported: {', '.join(sorted(FAMILIES))}" in remedy
 
 

@@ -145,7 +145,9 @@ def test_targets_are_the_labels_of_the_rows() -> None:
 def test_what_others_ask_of_a_task() -> None:
     task = Classification(NAMES, ("mcc", "accuracy"))
     assert (task.name, task.outputs, task.headline) == ("classification", 3, "mcc")
-    assert task.positions(torch.tensor([4, 2])) == "first"
+    assert task.positions(torch.tensor([4, 2])) is None, "the family says which token its classifier reads"
+    assert task.reads(random_samples(5)).tolist() == [1] * 5
+    assert task.reference == "", "a class is learned without a reference model"
     assert Classification(NAMES, ()).headline == "loss"
 
 

@@ -115,6 +115,6 @@ def test_lost_scores_are_named(own: Path, tmp_path: Path) -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    texts = TextSet(["a\n b", "x" * 301], ["p", "q"], np.zeros(2, dtype=np.int64))
+    texts = TextSet({"text": ["a\n b", "x" * 301], "pair": ["p", "q"]}, np.zeros(2, dtype=np.int64))
     assert quoted(texts, 0) == {"text": "a b", "pair": "p"}
     assert quoted(texts, 1)["text"] == "x" * (LONGEST_TEXT - 1) + "…"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,8 +94,9 @@ class LoraAdapter:
     """
 
     def __init__(self, model: PeftModel, family: Family) -> None:
-        self._pairs = {name: ResidentPair(module, _ADAPTER) for name, module in lora_modules(model).items()}
-        self._merged = MergedWeights(lora_modules(model))
+        self._modules = lora_modules(model)
+        self._pairs = {name: ResidentPair(module, _ADAPTER) for name, module in self._modules.items()}
+        self._merged = MergedWeights(self._modules)
         self.rank = max(pair.a.shape[0] for pair in self._pairs.values())
         head = head_parameters(model, family)
         self.head = {name: parameter for name, parameter in head.items() if parameter.requires_grad}
@@ -157,6 +159,22 @@ class LoraAdapter:
             pair.load(update.factors[name])
         for name, parameter in self.head.items():
             parameter.copy_(update.groups[HEAD][name])
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """While it lasts, the model is the frozen base: without factors and without a merged delta. A trained head stays."""
+        delta = dict(self._merged.delta)
+        self._merged.load({})
+        self._disable(True)
+        try:
+            yield
+        finally:
+            self._disable(False)
+            self._merged.load(delta)
+
+    def _disable(self, disabled: bool) -> None:
+        for module in self._modules.values():
+            module._disable_adapters = disabled  # PEFT's enable_adapters would also change what is trained
 
     def snapshot(self, weight: float = 1.0, facts: Mapping[str, Fact] | None = None) -> Update:
         """A copy of the trainable tensors on the CPU."""

@@ -21,6 +21,11 @@ class MergedWeights:
         self._original: dict[str, Tensor] = {}
         self._merged: dict[str, Tensor] = {}
 
+    @property
+    def delta(self) -> Mapping[str, Tensor]:
+        """What is merged now, by module."""
+        return self._merged
+
     @torch.no_grad()
     def load(self, delta: Mapping[str, Tensor]) -> None:
         """The weights become ``W0 + delta``, ``(output, input)`` by module; of modules that are not named, W0.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,10 +24,25 @@ Score = Mapping[str, Metric]
 """The metrics of one model on one set, by name (``accuracy``, ``loss``)."""
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """The rows of a set as a task makes samples of them.
+
+    Args:
+        samples: ``data.tokenize.Samples``.
+        kept: the row behind each sample, ``(samples,)``: a row that cannot be learned from has none, a long text several.
+        notes: what was left out or cut, in words, a line each.
+    """
+
+    samples: Any
+    kept: np.ndarray
+    notes: Sequence[str] = ()
+
+
 class Scorer(Protocol):
     """Gathers a model's outputs over a set, batch by batch."""
 
-    def add(self, output: Tensor, targets: Tensor) -> None:
+    def add(self, output: Any, targets: Any) -> None:
         """Takes in one batch."""
 
     def score(self) -> Score:
@@ -41,15 +56,29 @@ Show = Callable[[int], Mapping[str, str]]
 class Examiner(Protocol):
     """Looks closer than a scorer: gathers what a report shows of one model on one set, batch by batch."""
 
-    def add(self, output: Tensor, targets: Tensor, rows: np.ndarray) -> None:
+    def add(self, output: Any, targets: Any, rows: np.ndarray) -> None:
         """Takes in the batch of the samples at ``rows``."""
 
     def details(self, show: Show) -> Mapping[str, Any]:
         """Plain values for ``evaluation.json``, of all batches so far."""
 
 
+class Speaker(Protocol):
+    """The resident model, as one that answers prompts."""
+
+    def answers(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> list[str]:
+        """The greedy answer to each prompt of token ids, as text, without special tokens."""
+
+    def text(self, ids: np.ndarray) -> str:
+        """Token ids as text, without special tokens."""
+
+
 class Task(Protocol):
-    """What a model is asked, and how its answer is judged. Model and trainer know no label."""
+    """What a model is asked, and how its answer is judged. Model and trainer know no label.
+
+    ``targets`` is whatever ``collate`` returns. ``output`` is what the head gives at the positions that are read: logits of a
+    classifier, a ``models.readout.Readout`` of a language model.
+    """
 
     @property
     def name(self) -> str:
@@ -60,21 +89,44 @@ class Task(Protocol):
         """The metric that curves and tables show first, of ``scorer``'s."""
 
     @property
-    def outputs(self) -> int:
-        """Numbers that the head gives at a position."""
+    def outputs(self) -> int | None:
+        """Numbers that a classifier's head gives at a position; ``None`` for the head of a language model."""
 
-    def positions(self, lengths: Tensor) -> str | Tensor:
-        """The positions of a padded batch that the last layer and the head must compute: ``first`` or ``last`` token of each
-        sample, or indices ``(batch, positions)``."""
+    @property
+    def reference(self) -> str:
+        """The model that the loss compares with: ``base``, the frozen one; ``received``, the one that the device was sent; or
+        none, empty."""
 
-    def collate(self, samples: Any, rows: np.ndarray, device: torch.device) -> Tensor:
+    def encode(self, texts: Any, tokenizer: Any, max_tokens: int) -> Encoded:
+        """The samples of a ``data.corpus.TextSet``."""
+
+    def collate(self, samples: Any, rows: np.ndarray, device: torch.device) -> Any:
         """The targets of ``samples`` at ``rows``."""
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of a batch, with a gradient; ``output`` is what the head gives at the positions."""
+    def positions(self, targets: Any) -> Tensor | None:
+        """The positions that the last layer and the head must compute: indices of tokens ``(batch, positions)``, -1 where a row
+        has fewer; ``None`` for the one that the family's classifier reads."""
 
-    def scorer(self) -> Scorer:
-        """A new scorer."""
+    def reads(self, samples: Any) -> np.ndarray:
+        """The number of positions that are read of each sample, ``(samples,)``."""
+
+    def reference_values(self, output: Any, targets: Any) -> Tensor:
+        """What the loss needs of the reference's output: numbers of each row, ``(rows, …)``."""
+
+    def with_reference(self, targets: Any, values: Any) -> Any:
+        """``targets`` with what ``reference_values`` gave, or, to be scored, with the reference's whole output."""
+
+    def loss(self, output: Any, targets: Any) -> Tensor:
+        """The mean loss of a batch, with a gradient."""
+
+    def scorers(self, samples: Any) -> Sequence[tuple[Any, Scorer]]:
+        """New scorers, each with the samples that it is to be shown: ``samples`` or others made of the same rows."""
+
+    def speak(self, speaker: Speaker, samples: Any, rows: np.ndarray) -> Score:
+        """Metrics of generated answers to ``samples[rows]``; none for a task without answers."""
+
+    def answered(self, speaker: Speaker, samples: Any) -> Sequence[str]:
+        """The answers to the first few samples, for a report; none for a task without answers."""
 
     def examiner(self) -> Examiner:
         """A new examiner."""

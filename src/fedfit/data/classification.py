@@ -10,11 +10,12 @@ import numpy as np
 from fedfit.data.corpus import Corpus, TextSet
 from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
+from fedfit.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
 
-def build_corpus(tables: Tables) -> Corpus:
+def build_corpus(tables: Tables, settings: DataSettings | None = None) -> Corpus:
     """Numbers the classes by the sorted label names of the training table.
 
     Blank texts are kept, and a warning counts them. Raises ``DataError`` for a table without rows, an unknown column, a row
@@ -62,7 +63,8 @@ def _text_set(table: Table, labels: Sequence[str], reading: Reading, names: tupl
     _warn_of_blanks(table.origin, texts, pairs)
     spent = {*reading.text, reading.pair}
     columns = {name: cells for name, cells in table.columns.items() if name not in spent}
-    return TextSet(texts, pairs, _numbers(table.origin, labels, names), columns)
+    fields = {"text": texts} if pairs is None else {"text": texts, "pair": pairs}
+    return TextSet(fields, _numbers(table.origin, labels, names), columns)
 
 
 def _warn_of_blanks(origin: str, texts: Sequence[str], pairs: Sequence[str] | None) -> None:

@@ -13,29 +13,35 @@ from fedfit.randomness import derive_seed
 
 @dataclass(frozen=True)
 class TextSet:
-    """Texts with class numbers.
+    """Texts by the roles that a task gives them.
 
-    ``labels`` is int64 ``(samples,)``, an index into ``Corpus.label_names``; ``pairs`` holds the second sentences of a
-    sentence-pair task; ``columns`` holds the source's other columns, for a partition ``by_column``.
+    ``fields`` holds the texts by role, of equal length: ``text`` and perhaps ``pair`` (the second sentence), or ``prompt`` and
+    ``response``. ``labels`` is int64 ``(samples,)``, an index into ``Corpus.label_names``, or ``None`` without classes.
+    ``columns`` holds the source's other columns, for a partition ``by_column``.
     """
 
-    texts: Sequence[str]
-    pairs: Sequence[str] | None
-    labels: np.ndarray
+    fields: Mapping[str, Sequence[str]]
+    labels: np.ndarray | None = None
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(next(iter(self.fields.values())))
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The labels of samples that have some, int64 ``(samples,)``."""
+        assert self.labels is not None, "these samples have no classes"
+        return self.labels
 
     def select(self, indices: Sequence[int] | np.ndarray) -> TextSet:
         """The samples at ``indices``, in that order."""
         chosen = [int(index) for index in indices]
-        return TextSet(
-            texts=[self.texts[index] for index in chosen],
-            pairs=None if self.pairs is None else [self.pairs[index] for index in chosen],
-            labels=self.labels[np.asarray(chosen, dtype=np.int64)],
-            columns={name: [values[index] for index in chosen] for name, values in self.columns.items()},
+        fields, columns = (
+            {name: [values[index] for index in chosen] for name, values in these.items()}
+            for these in (self.fields, self.columns)
         )
+        labels = None if self.labels is None else self.labels[np.asarray(chosen, dtype=np.int64)]
+        return TextSet(fields, labels, columns)
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,19 @@ class Corpus:
     """A training and a test set over the same classes; class ``i`` is called ``label_names[i]``.
 
     ``validation`` is absent unless the recipe asks for it: samples that a run may decide by, and that devices never train on.
+    ``choices`` are the exact answers that a test row is scored over, where rows have one.
     """
 
     train: TextSet
     test: TextSet
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...] = ()
     validation: TextSet | None = None
+    choices: tuple[str, ...] = ()
+
+
+def random_subset(size: int, samples: int, seed: int, key: str = "data.train_samples") -> np.ndarray:
+    """Indices, sorted, of ``samples`` of ``size`` samples. Raises ``DataError``, naming ``key``, for more than there are."""
+    return balanced_subset(np.zeros(size, dtype=np.int64), samples, seed, key)
 
 
 def balanced_subset(labels: np.ndarray, samples: int, seed: int, key: str = "data.train_samples") -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ from fedfit.settings import PartitionSettings
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
+
+_MOST_KINDS = 24
 
 
 def partition(texts: TextSet, settings: PartitionSettings, devices: int, seed: int) -> list[np.ndarray]:
@@ -31,8 +34,12 @@ def partition(texts: TextSet, settings: PartitionSettings, devices: int, seed: i
         )
     order = np.random.default_rng(derive_seed(seed, "partition", "order")).permutation(len(texts))
     rule_seed = derive_seed(seed, "partition", settings.kind)
+    if texts.labels is None and settings.kind in ("shards", "dirichlet"):
+        raise DataError(
+            f'partition.kind = "{settings.kind}" deals by class, and these samples have none; choose iid or by_column'
+        )
     if settings.kind == "shards":
-        parts = _shards(texts.labels, order, settings.shards_per_device, devices, rule_seed)
+        parts = _shards(texts.classes, order, settings.shards_per_device, devices, rule_seed)
     else:
         parts = [order[rows] for rows in _by_rule(texts, order, settings, devices, rule_seed)]
     _check_complete(parts, len(texts), settings)
@@ -45,6 +52,26 @@ def label_counts(parts: list[np.ndarray], labels: np.ndarray, classes: int) -> n
     return np.array(counts, dtype=np.int64).reshape(len(parts), classes)
 
 
+def group_counts(
+    parts: list[np.ndarray], texts: TextSet, label_names: Sequence[str], column: str | None
+) -> tuple[Sequence[str], np.ndarray]:
+    """The kinds of samples, and how many of each a device has, int64 ``(devices, kinds)``.
+
+    Kinds are classes; without these the values of the partition's column, the 24 most frequent by themselves; else one for all.
+    """
+    if texts.labels is not None:
+        return label_names, label_counts(parts, texts.labels, len(label_names))
+    values = texts.columns.get(column or "")
+    if values is None:
+        return ["samples"], label_counts(parts, np.zeros(len(texts), dtype=np.int64), 1)
+    frequent = [value for value, _ in Counter(values).most_common(_MOST_KINDS)]
+    rest = len(set(values)) > len(frequent)
+    number = {value: index for index, value in enumerate(frequent)}
+    numbers = np.array([number.get(value, len(frequent)) for value in values], dtype=np.int64)
+    names = [*frequent, "others"] if rest else frequent
+    return names, label_counts(parts, numbers, len(names))
+
+
 def _by_rule(texts: TextSet, order: np.ndarray, settings: PartitionSettings, devices: int, seed: int) -> list[np.ndarray]:
     """Rows of the shuffled samples for each device."""
     # Here, not above: flwr-datasets takes seconds to load, and batches and tokens do without it.
@@ -54,7 +81,7 @@ def _by_rule(texts: TextSet, order: np.ndarray, settings: PartitionSettings, dev
         return _run(IidPartitioner(devices), {}, len(order), devices)
     if settings.kind == "dirichlet":
         rule = DirichletPartitioner(devices, "label", settings.alpha, min_partition_size=0, self_balancing=False, seed=seed)
-        return _run(rule, {"label": texts.labels[order]}, len(order), devices)
+        return _run(rule, {"label": texts.classes[order]}, len(order), devices)
     if settings.kind == "by_column":
         # Values are grouped into devices beforehand, so that a group of the library is one device.
         column = _device_of_value(texts, settings.column, devices)[order]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fedfit.data.classification import build_corpus
-from fedfit.data.corpus import Corpus, TextSet, balanced_subset, stratified_split
+from fedfit.data.corpus import Corpus, TextSet, balanced_subset, random_subset, stratified_split
 from fedfit.data.files import read_table
 from fedfit.data.hub import HubSet, read_hub
 from fedfit.data.named import NAMED_SETS, load_named
@@ -16,19 +19,24 @@ from fedfit.errors import DataError
 from fedfit.randomness import derive_seed
 from fedfit.settings import FILE_SOURCES, DataSettings
 
+Read = Callable[[Tables, DataSettings], Corpus]
 
-def load_corpus(settings: DataSettings, seed: int) -> Corpus:
-    """Read the data set that ``settings`` names, draw the balanced subsets, and split off the validation part.
 
-    Classes are numbered by their sorted names. Raises ``DataError``, naming the key or file and the remedy, for data that
-    cannot be read or learned from.
+def load_corpus(settings: DataSettings, seed: int, read: Read = build_corpus) -> Corpus:
+    """Read the data set that ``settings`` names, draw the subsets (balanced over classes), and split off the validation part.
+
+    Args:
+        read: makes a task's samples of the tables; by default a classifier's.
+
+    Raises ``DataError``, naming the key or file and the remedy, for data that cannot be read or learned from.
     """
-    corpus = build_corpus(load_tables(settings))
+    corpus = read(load_tables(settings), settings)
     train = _subset(corpus.train, settings.train_samples, derive_seed(seed, "train_samples"), "data.train_samples")
     test = _subset(corpus.test, settings.test_samples, derive_seed(seed, "test_samples"), "data.test_samples")
     if not settings.validation_share:
         return replace(corpus, train=train, test=test)
-    held_out, kept = stratified_split(train.labels, settings.validation_share, derive_seed(seed, "validation_share"))
+    classes = train.labels if train.labels is not None else np.zeros(len(train), dtype=np.int64)
+    held_out, kept = stratified_split(classes, settings.validation_share, derive_seed(seed, "validation_share"))
     return replace(corpus, train=train.select(kept), test=test, validation=train.select(held_out))
 
 
@@ -41,13 +49,29 @@ def load_tables(settings: DataSettings) -> Tables:
     if settings.source == "hub":
         if not settings.name:
             raise DataError('data.name = None: with data.source = "hub" name the data set, e.g. "fancyzhx/ag_news"')
-        return read_hub(HubSet(settings.name, settings.text, settings.label, settings.pair))
+        return replace(
+            read_hub(HubSet(settings.name, settings.text, settings.label, settings.pair)), reading=reading_of(settings)
+        )
     if settings.source in FILE_SOURCES:
         validation = _read_file(settings, "validation") if settings.validation else None
-        reading = Reading(settings.text, settings.label, settings.pair)
+        reading = reading_of(settings)
         return Tables(_read_file(settings, "train"), _read_file(settings, "test"), reading, validation)
     raise DataError(
         f"data.source = {settings.source!r}: choose pydocs, {', '.join(NAMED_SETS)}, hub, or {', '.join(FILE_SOURCES)}"
+    )
+
+
+def reading_of(settings: DataSettings) -> Reading:
+    """The columns that the recipe names, by role."""
+    return Reading(
+        text=settings.text,
+        label=settings.label,
+        pair=settings.pair,
+        prompt=settings.prompt,
+        response=settings.response,
+        answer=settings.answer,
+        chosen=settings.chosen,
+        rejected=settings.rejected,
     )
 
 
@@ -61,4 +85,6 @@ def _read_file(settings: DataSettings, part: str) -> Table:
 def _subset(texts: TextSet, samples: int | None, seed: int, key: str) -> TextSet:
     if samples is None:
         return texts
+    if texts.labels is None:
+        return texts.select(random_subset(len(texts), samples, seed, key))
     return texts.select(balanced_subset(texts.labels, samples, seed, key))

@@ -30,14 +30,19 @@ class Table:
             raise DataError(f"{key} = {name!r}: {self.origin} has no such column; it has {listed}: {remedy.strip()}")
         return self.columns[name]
 
-    def texts(self, key: str, names: Sequence[str]) -> list[str]:
-        """One text a row: the columns ``names``, joined by a space and stripped.
+    def texts(self, key: str, names: Sequence[str], joined_by: str = " ") -> list[str]:
+        """One text a row: the columns ``names``, joined by ``joined_by`` and stripped.
+
+        Joined by a line break, columns that are empty in a row are left out.
 
         Raises ``DataError`` for no names, for an unknown column, and for a text that no tokenizer takes.
         """
         if not names:
             raise DataError(f"{key} = []: name at least one column of text")
-        texts = [" ".join(parts).strip() for parts in zip(*(self.column(key, name) for name in names), strict=True)]
+        rows = zip(*(self.column(key, name) for name in names), strict=True)
+        if joined_by != " ":
+            rows = (tuple(part for part in row if part.strip()) for row in rows)  # type: ignore[assignment]
+        texts = [joined_by.join(row).strip() for row in rows]
         for row, text in enumerate(texts, start=1):
             self._check_encodable(text, row)
         return texts
@@ -63,11 +68,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Reading:
-    """The columns that a task reads: those of the text, of the label, and of the second sentence of a pair."""
+    """The columns that a task reads, by their role; each task reads its own few.
 
-    text: Sequence[str]
-    label: str
+    Args:
+        text: of the text; ``label``: of its class; ``pair``: of the second sentence of a pair.
+        prompt: of what a model is asked; ``response``: of the answer that it learns; ``answer``: of the exact answer.
+        chosen: of the better answer; ``rejected``: of the worse one.
+    """
+
+    text: Sequence[str] = ()
+    label: str = ""
     pair: str | None = None
+    prompt: Sequence[str] = ()
+    response: str = ""
+    answer: str | None = None
+    chosen: str = ""
+    rejected: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ class Samples:
     ``token_ids`` is int32 ``(tokens,)``, all samples one after the other; sample ``i`` is
     ``token_ids[offsets[i]:offsets[i + 1]]``. ``segments`` is int8 ``(tokens,)``, or ``None``: an encoder's first or
     second text; a decoder's prompt, 0, and its continuations, from 1. ``offsets`` is int64 ``(samples + 1,)``, ``labels`` int64
-    ``(samples,)``, or ``None`` where a sample has no class. ``hashes`` has 16 bytes a sample:
-    the xxh3 of its ids, the sample's name in the trunk cache.
+    ``(samples,)``, or ``None``: a number of each sample that its task gives it, such as its class. ``hashes`` has 16 bytes a
+    sample: the xxh3 of its ids, the sample's name in the trunk cache. ``scored`` has a second form of the same samples, if
+    a task is scored by one: prompts with all their possible answers.
     """
 
     token_ids: np.ndarray
@@ -32,6 +33,7 @@ class Samples:
     offsets: np.ndarray
     labels: np.ndarray | None
     hashes: list[bytes]
+    scored: Samples | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -68,6 +70,7 @@ class Samples:
             offsets=offsets,
             labels=None if self.labels is None else self.labels[chosen],
             hashes=[self.hashes[index] for index in chosen],
+            scored=None if self.scored is None else self.scored.select(chosen),
         )
 
 
@@ -79,11 +82,12 @@ def tokenize(texts: TextSet, tokenizer: Any, max_tokens: int) -> Samples:
     ids: list[np.ndarray] = []
     segments: list[np.ndarray] = []
     lengths: list[int] = []
+    pairs = texts.fields.get("pair")
     for start in range(0, len(texts), BATCH_TEXTS):
         stop = start + BATCH_TEXTS
         encoded = tokenizer(
-            list(texts.texts[start:stop]),
-            None if texts.pairs is None else list(texts.pairs[start:stop]),
+            list(texts.fields["text"][start:stop]),
+            list(pairs[start:stop]) if pairs is not None else None,
             truncation=True,
             max_length=max_tokens,
             padding=False,

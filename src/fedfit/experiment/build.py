@@ -17,17 +17,18 @@ from fedfit.aggregation.contract import Rule
 from fedfit.aggregation.table import make_rule, rule_keys
 from fedfit.codecs.contract import Codec
 from fedfit.codecs.table import make_codec
-from fedfit.core.task import Task
+from fedfit.core.task import Encoded, Task
 from fedfit.core.update import Update
 from fedfit.data.cache_folder import cache_folder
-from fedfit.data.corpus import TextSet
-from fedfit.data.partition import label_counts, partition
+from fedfit.data.corpus import Corpus, TextSet
+from fedfit.data.partition import group_counts, partition
 from fedfit.data.sources import load_corpus
-from fedfit.data.tokenize import Samples, tokenize
+from fedfit.data.tokenize import Samples
 from fedfit.errors import Fault, RecipeError
 from fedfit.experiment.fingerprint import data_digest
 from fedfit.models.cost import adapted_shape
 from fedfit.models.load import load_tokenizer
+from fedfit.models.speaker import ModelSpeaker
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk, open_trunk
 from fedfit.randomness import derive_seed
@@ -41,7 +42,7 @@ from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.ranks import device_ranks
 from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
 from fedfit.simulation.work import WorkModel, device_lengths
-from fedfit.tasks.table import task_entry
+from fedfit.tasks.table import make_task, task_entry
 from fedfit.tracking.memories import DeviceMemories
 from fedfit.wireless.channel import mean_links
 from fedfit.wireless.fleet import build_fleet
@@ -59,6 +60,7 @@ class Parts:
         train: the samples that devices hold.
         held: each device's rows of ``train``.
         own_tests: the rows that each device sets apart for itself.
+        tokenizer: the model's; only a language model's answers need it.
     """
 
     recipe: Recipe
@@ -70,6 +72,7 @@ class Parts:
     held: Sequence[np.ndarray]
     own_tests: Sequence[np.ndarray] = ()
     memories: DeviceMemories = dataclasses.field(default_factory=DeviceMemories)
+    tokenizer: Any = None
 
 
 @dataclass
@@ -129,35 +132,48 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
         FedfitError: for data or a model that cannot be had, or that do not fit the recipe.
     """
     seed, federation = recipe.seed, recipe.federation
-    corpus = load_corpus(recipe.data, derive_seed(seed, "subset"))
+    corpus = load_corpus(recipe.data, derive_seed(seed, "subset"), task_entry(recipe.task.kind).read)
+    task, tokenizer = make_task(recipe.task, corpus), load_tokenizer(recipe.model.name)
+    corpus, sets = encode(task, corpus, tokenizer, recipe.data.max_tokens)
+    train = sets.pop("train")
     held = partition(corpus.train, recipe.partition, federation.devices, derive_seed(seed, "partition"))
     held, own_tests = set_apart(held, recipe.evaluation.device_test_share, seed)
     holders = sum(len(part) > 0 for part in held)
     if holders < federation.devices_per_round:
         remedy = f"only {holders} of {federation.devices} devices hold a sample after the partition; lower it, or skew less"
         raise RecipeError([Fault("federation.devices_per_round", federation.devices_per_round, remedy)])
-    task = task_entry(recipe.task.kind).make(recipe.task, corpus)
     model = build_split_model(recipe.model.name, task.outputs, recipe.adapter, seed, device or pick_device())
-    tokenizer = load_tokenizer(recipe.model.name)
-    train = tokenize(corpus.train, tokenizer, recipe.data.max_tokens)
-    sets = {"test": tokenize(corpus.test, tokenizer, recipe.data.max_tokens)}
-    if corpus.validation is not None:
-        sets["validation"] = tokenize(corpus.validation, tokenizer, recipe.data.max_tokens)
     folder = Path(recipe.trunk_cache.folder).expanduser() if recipe.trunk_cache.folder else cache_folder() / "trunk"
     trunk = open_trunk(model, recipe.trunk_cache, folder, recipe.training.precision)
-    experiment = assemble(Parts(recipe, model, trunk, task, train, sets, held, own_tests, memories or DeviceMemories()))
+    kept = memories or DeviceMemories()
+    experiment = assemble(Parts(recipe, model, trunk, task, train, sets, held, own_tests, kept, tokenizer))
     experiment.label_names, experiment.test_texts = corpus.label_names, corpus.test
-    counts = label_counts(held, train.classes, len(corpus.label_names))
+    labels, counts = group_counts(held, corpus.train, corpus.label_names, recipe.partition.column)
     facts: dict[str, Any] = {
-        "labels": list(corpus.label_names),
+        "labels": list(labels),
         "counts": counts.tolist(),
         "data": data_digest([train, *sets.values()], held),
     }
+    if corpus.train.labels is None:
+        facts["kinds"] = recipe.partition.column if recipe.partition.kind == "by_column" else ""
     if recipe.partition.column:
         values = corpus.train.columns.get(recipe.partition.column)
         facts["devices"] = None if values is None else [sorted({values[index] for index in part}) for part in held]
     experiment.facts = facts
     return experiment
+
+
+def encode(task: Task, corpus: Corpus, tokenizer: Any, max_tokens: int) -> tuple[Corpus, dict[str, Samples]]:
+    """The samples of each set of ``corpus``, by name, and the corpus with the rows behind them; rows left out are reported."""
+    texts = {"train": corpus.train, "test": corpus.test, "validation": corpus.validation}
+    encoded: dict[str, Encoded] = {}
+    for name, part in texts.items():
+        if part is not None:
+            encoded[name] = task.encode(part, tokenizer, max_tokens)
+            for note in encoded[name].notes:
+                log.warning("%s samples: %s", name, note)
+    kept: dict[str, Any] = {name: texts[name].select(found.kept) for name, found in encoded.items()}  # type: ignore[union-attr]
+    return dataclasses.replace(corpus, **kept), {name: found.samples for name, found in encoded.items()}
 
 
 def set_apart(held: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -219,6 +235,7 @@ def _policy(parts: Parts, rule: Rule) -> Policy:
         every=evaluation.every,
         rounds=parts.recipe.federation.rounds,
         precision=parts.recipe.training.precision,
+        speaker=ModelSpeaker(parts.model, parts.tokenizer),
     )
 
 

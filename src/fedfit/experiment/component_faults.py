@@ -46,7 +46,11 @@ def _metric_faults(recipe: Recipe) -> Iterator[Fault]:
         known = task_entry(recipe.task.kind).metrics
     except LookupError:  # reported with the task itself
         return
-    wrong = [name for name in recipe.task.metrics if name not in known]
+    chosen = recipe.task.metrics or ()
+    if chosen and not known:
+        yield Fault("task.metrics", list(chosen), f"{recipe.task.kind} measures all that it has; remove the key")
+        return
+    wrong = [name for name in chosen if name not in known]
     yield from (Fault("task.metrics", name, choose(name, known)) for name in wrong)
-    if len(set(recipe.task.metrics)) != len(recipe.task.metrics):
-        yield Fault("task.metrics", list(recipe.task.metrics), "name each metric once")
+    if len(set(chosen)) != len(chosen):
+        yield Fault("task.metrics", list(chosen), "name each metric once")

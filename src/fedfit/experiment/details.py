@@ -9,6 +9,7 @@ from fedfit.core.task import Task
 from fedfit.core.update import ServerState
 from fedfit.data.corpus import TextSet
 from fedfit.experiment.build import Experiment
+from fedfit.models.speaker import ModelSpeaker
 from fedfit.rounds.evaluate import outputs
 
 LONGEST_TEXT = 300
@@ -32,15 +33,32 @@ def evaluation_of(experiment: Experiment, state: ServerState, after_round: int) 
     samples, examiner = parts.sets["test"], parts.task.examiner()
     for rows, output, targets in outputs(parts.model, parts.trunk, parts.task, samples, experiment.recipe.training.precision):
         examiner.add(output, targets, rows)
-    texts = experiment.test_texts
+    texts, answers = experiment.test_texts, _answers(experiment)
     details = examiner.details(lambda row: {} if texts is None else quoted(texts, row))
-    return {"round": after_round, "set": "test", "samples": len(samples), **details}
+    found = {"round": after_round, "set": "test", "samples": len(samples), **details}
+    return {**found, "answers": answers} if answers else found
+
+
+def _answers(experiment: Experiment) -> list[dict[str, str]]:
+    """The first test samples as the resident model answers them, ``after``, and its frozen base, ``before``; keys ``prompt``,
+    ``before``, ``after``, ``reference``."""
+    parts, texts = experiment.parts, experiment.test_texts
+    speaker, samples = ModelSpeaker(parts.model, parts.tokenizer), parts.sets["test"]
+    after = parts.task.answered(speaker, samples)
+    if not after or texts is None:
+        return []
+    with parts.model.adapter.disabled():
+        before = parts.task.answered(speaker, samples)
+    shown = []
+    for row, (old, new) in enumerate(zip(before, after, strict=True)):
+        asked = quoted(texts, row)
+        shown.append({"prompt": asked["prompt"], "before": _cut(old), "after": _cut(new), "reference": asked["response"]})
+    return shown
 
 
 def quoted(texts: TextSet, row: int) -> dict[str, str]:
     """The texts of a sample, each on one line and cut to ``LONGEST_TEXT`` characters."""
-    fields = {"text": texts.texts, "pair": texts.pairs}
-    return {name: _cut(values[row]) for name, values in fields.items() if values is not None}
+    return {name: _cut(values[row]) for name, values in texts.fields.items()}
 
 
 def _cut(text: str) -> str:

@@ -14,6 +14,7 @@ from fedfit.experiment.shared_part import shared_part
 from fedfit.models.load import PACKAGED, public_name
 from fedfit.records import RoundRecord
 from fedfit.settings import FILE_SOURCES, DataSettings, Recipe
+from fedfit.tasks.classification import DEFAULTS
 
 _HUB_METRICS = {
     "accuracy": "accuracy",
@@ -85,7 +86,8 @@ def _front_matter(recipe: Recipe, local: bool) -> str:
         base_model=None if local else public_name(recipe.model.name),
         library_name="peft",
         license=packaged.licence.lower() if packaged else None,
-        metrics=list(dict.fromkeys(_HUB_METRICS[name] for name in recipe.task.metrics if name in _HUB_METRICS)) or None,
+        metrics=list(dict.fromkeys(_HUB_METRICS[name] for name in recipe.task.metrics or DEFAULTS if name in _HUB_METRICS))
+        or None,
         datasets=[data_set] if data_set else None,
         pipeline_tag="text-classification" if recipe.task.kind == "classification" else None,
         tags=["lora", "federated-learning", "fedfit"],

@@ -11,6 +11,7 @@ from fedfit.experiment.fleet_faults import plan_faults
 from fedfit.experiment.limits import limit_faults
 from fedfit.experiment.rank_faults import rank_faults
 from fedfit.experiment.rule_faults import rule_faults
+from fedfit.experiment.task_faults import task_faults
 from fedfit.experiment.tracking_faults import missing_packages, unknown_sinks
 from fedfit.settings import FILE_SOURCES, Recipe
 
@@ -32,7 +33,14 @@ def validate(recipe: Recipe) -> None:
 
 def validate_offline(recipe: Recipe) -> list[Fault]:
     """The faults that can be seen without reading the model's configuration or any file."""
-    return [*key_faults(recipe), *_data(recipe), *_federation(recipe), *plan_faults(recipe), *rule_faults(recipe)]
+    return [
+        *key_faults(recipe),
+        *_data(recipe),
+        *_federation(recipe),
+        *plan_faults(recipe),
+        *rule_faults(recipe),
+        *task_faults(recipe),
+    ]
 
 
 def key_faults(recipe: Recipe) -> list[Fault]:

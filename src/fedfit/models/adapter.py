@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +42,9 @@ class Adapter(Protocol):
         Raises:
             UpdateRefused: for tensors that do not fit. The model is then as it was.
         """
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """While it lasts, the model is the frozen base: without the adapter and without a merged delta."""
 
     def snapshot(self, weight: float = 1.0, facts: Mapping[str, Fact] | None = None) -> Update:
         """A copy of the trainable tensors on the CPU."""

@@ -16,7 +16,7 @@ CAPTIONS = {
     "by_device": ("By device", "the scores of the last evaluation, on each device's own test rows."),
     "ranks": ("Ranks", "adapter ranks in every round, and the limit that keeps each device from the next higher rank."),
     "ledger": ("Ledger", "time and energy charged to each device in the whole run for computing and communication"),
-    "labels": ("Labels", "the classes of the training samples, device by device."),
+    "labels": ("Labels", "the training samples of each device, by class where they have classes."),
     "bytes": ("Bytes", "encoded packets from the devices (uplink) and to the devices (downlink)."),
     "seconds": ("Seconds", "wall time of every round on the machine that simulated it, evaluation included."),
 }

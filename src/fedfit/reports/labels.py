@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fedfit.reports.metrics import capital
 from fedfit.reports.read import RunData
 from fedfit.reports.style import FAINT, GRID, PALETTE, WIDE_INCHES, blank, plain
 
@@ -26,9 +27,10 @@ def draw_labels(run: RunData) -> Any:
         return None
     names = [plain(label) for label in run.partition["labels"]]
     counts = np.asarray(run.partition["counts"], dtype=np.float64)
+    kind = str(run.partition.get("kinds", "class"))
     if len(counts) <= MAX_BARS and len(names) <= len(PALETTE):
-        return _draw_bars(names, counts)
-    return _draw_heat_map(names, counts)
+        return _draw_bars(names, counts, plain(kind))
+    return _draw_heat_map(names, counts, plain(kind) or "kind")
 
 
 def arrange(counts: Counts) -> Counts:
@@ -61,7 +63,7 @@ def pool(values: Counts, columns: int = MAX_COLUMNS) -> Counts:
     return pooled
 
 
-def _draw_bars(names: list[str], counts: Counts) -> Any:
+def _draw_bars(names: list[str], counts: Counts, kind: str) -> Any:
     figure, axes = blank(WIDE_INCHES)
     devices, floor = np.arange(len(counts)), np.zeros(len(counts))
     for index, name in enumerate(names):
@@ -73,12 +75,13 @@ def _draw_bars(names: list[str], counts: Counts) -> Any:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("Device")
     axes.set_ylabel("Training samples")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", title="Class")
+    if kind:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside right upper", title=capital(kind))
     return figure
 
 
-def _draw_heat_map(names: list[str], counts: Counts) -> Any:
+def _draw_heat_map(names: list[str], counts: Counts, kind: str) -> Any:
     figure, (sizes, heat) = blank((WIDE_INCHES[0], 4.8), nrows=2, sharex=True, gridspec_kw={"height_ratios": [1, 3]})
     arranged = arrange(counts)
     extent = (0, len(counts), len(names) - 0.5, -0.5)
@@ -91,11 +94,11 @@ def _draw_heat_map(names: list[str], counts: Counts) -> Any:
     heat.set_facecolor(GRID)
     without = int((counts.sum(axis=1) == 0).sum())
     note = f"; grey: {without:,} without samples" if without else ""
-    heat.set_xlabel(f"{len(counts):,} devices, ordered by their largest class{note}")
+    heat.set_xlabel(f"{len(counts):,} devices, ordered by their largest {kind}{note}")
     if len(names) <= MAX_NAMED_CLASSES:
         heat.set_yticks(range(len(names)), names)
     else:
-        heat.set_ylabel("Class")
+        heat.set_ylabel(capital(kind))
     bar = figure.colorbar(image, ax=heat, label="Share of the device's samples (%)", pad=0.01)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
     bar.outline.set_visible(False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedfit.aggregation.contract import Rule
-from fedfit.core.task import Metric, Score, Task
+from fedfit.core.task import Metric, Score, Speaker, Task
 from fedfit.core.update import Job, ServerState, Update
 from fedfit.data.batches import length_sorted_batches
 from fedfit.data.tokenize import Samples
@@ -27,26 +27,35 @@ _BATCH_SIZE = 128
 def evaluate(
     model: SplitModel, trunk: Trunk, task: Task, samples: Samples, precision: str = "fp32", rows: np.ndarray | None = None
 ) -> Score:
-    """The model as it is, over ``samples[rows]``; over all when ``None``."""
-    scorer = task.scorer()
-    for _, output, targets in outputs(model, trunk, task, samples, precision, rows):
-        scorer.add(output, targets)
-    return scorer.score()
+    """The model as it is, over ``samples[rows]``; over all when ``None``. Beside it the reference, where the task has one."""
+    score: dict[str, Metric] = {}
+    for shown, scorer in task.scorers(samples):
+        for _, output, targets in outputs(model, trunk, task, shown, precision, rows):
+            scorer.add(output, targets)
+        score |= scorer.score()
+    return score
 
 
 @torch.inference_mode()
 def outputs(
     model: SplitModel, trunk: Trunk, task: Task, samples: Samples, precision: str = "fp32", rows: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Yields rows, the model's outputs and the targets over ``samples[rows]``, batch by batch, shortest samples first."""
+) -> Iterator[tuple[np.ndarray, Any, Any]]:
+    """Yields rows, the model's outputs and the targets over ``samples[rows]``, batch by batch, shortest samples first.
+
+    Where the task compares with a reference, the targets hold the output of the frozen base.
+    """
     chosen = np.arange(len(samples)) if rows is None else rows
     trunk.prepare(samples, chosen.tolist())
     model.train_mode(False)
     for batch in length_sorted_batches(samples.lengths[chosen], _BATCH_SIZE):
         states = trunk.batch(samples, chosen[batch])
+        targets = task.collate(samples, chosen[batch], model.device)
         with autocast(model.device, precision):
-            output = model.tail(states)
-        yield chosen[batch], output, task.collate(samples, chosen[batch], model.device)
+            if task.reference:
+                with model.adapter.disabled():
+                    targets = task.with_reference(targets, model.tail(states, task.positions(targets)))
+            output = model.tail(states, task.positions(targets))
+        yield chosen[batch], output, targets
 
 
 @dataclass
@@ -59,6 +68,7 @@ class Policy:
         tests: each device's own test rows in ``train``; empty where none are set apart.
         models: ``global``, ``devices`` or ``both``.
         every: rounds between two evaluations; round 0 and the last are always measured.
+        speaker: the resident model as one that answers.
     """
 
     rule: Rule
@@ -74,6 +84,7 @@ class Policy:
     every: int
     rounds: int
     precision: str
+    speaker: Speaker
 
     def __post_init__(self) -> None:
         self._own: dict[tuple[str, int | None, int | None], Score] = {}
@@ -99,7 +110,9 @@ class Policy:
 
     def _on(self, job: Job, samples: Samples, rows: np.ndarray | None = None) -> Score:
         self.model.load(job)
-        return evaluate(self.model, self.trunk, self.task, samples, self.precision, rows)
+        score = evaluate(self.model, self.trunk, self.task, samples, self.precision, rows)
+        spoken = self.task.speak(self.speaker, samples, np.arange(len(samples)) if rows is None else rows)
+        return {**score, **spoken}
 
     def _mean_of_devices(self, adapter: Update, prefix: str, samples: Samples, before_round: int) -> Score:
         """The mean over the devices' own models on a common set."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from fedfit.randomness import derive_seed
 from fedfit.rounds.hooks import GradientHooks
 from fedfit.rounds.memories import Memories
 from fedfit.rounds.optimizers import add_pull, make_optimizer, rate_factor, set_rate, trained_parameters
+from fedfit.rounds.reference import ReferenceValues
 from fedfit.settings import TrainingSettings
 
 
@@ -117,6 +118,7 @@ class Trainer:
     def __init__(self, model: SplitModel, trunk: Trunk, task: Task, settings: TrainingSettings, seed: int, rounds: int) -> None:
         self._model, self._trunk, self._task, self._settings = model, trunk, task, settings
         self._seed, self._rounds = seed, rounds
+        self._reference = ReferenceValues(model, trunk, task, settings.precision)
         self.steps_done = 0
         """Steps since this object was made; read by progress bars."""
 
@@ -147,8 +149,10 @@ class Trainer:
         batches = [indices[batch] for batch in plan]
         self._trunk.prepare(samples, np.unique(np.concatenate(batches)))
         model.load(job)
+        reference = self._reference.values(samples, np.unique(np.concatenate(batches))) if self._task.reference else None
         trained = model.adapter.train_only(model.adapter.groups if groups is None else groups)
-        step = _Step(self._model, self._trunk, self._task, settings, GradientHooks(job, model.adapter), trained)
+        hooks = GradientHooks(job, model.adapter)
+        step = _Step(self._model, self._trunk, self._task, settings, hooks, trained, reference)
         total_loss, seen = torch.zeros((), device=model.device), 0
         model.train_mode(True, base_dropout=settings.dropout)
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -179,8 +183,9 @@ class _Step:
         settings: TrainingSettings,
         hooks: GradientHooks,
         trained: Sequence[torch.nn.Parameter],
+        reference: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
-        self.hooks = hooks
+        self.hooks, self._reference = hooks, reference
         self._model, self._trunk, self._task, self._settings = model, trunk, task, settings
         self._anchors = [parameter.detach().clone() for parameter in trained] if settings.proximal > 0 else []
         self._optimizer = make_optimizer(trained, settings)
@@ -192,8 +197,11 @@ class _Step:
         set_rate(optimizer, rate)
         states = self._trunk.batch(samples, batch)
         targets = self._task.collate(samples, batch, self._model.device)
+        if self._reference is not None:
+            values = torch.stack([self._reference[row] for row in batch.tolist()])
+            targets = self._task.with_reference(targets, values)
         with autocast(self._model.device, settings.precision):
-            loss = self._task.loss(self._model.tail(states), targets)
+            loss = self._task.loss(self._model.tail(states, self._task.positions(targets)), targets)
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if settings.proximal > 0 or settings.max_grad_norm > 0 or self.hooks.acts:

@@ -96,7 +96,8 @@ def row_of(sweep: Sweep, point: Point, seed: int, data: RunData) -> Row:
     """The row of one run with at least one round."""
     curve = tuple(sweep.metric.series(data))
     sent = accumulate(up + down for up, down in zip(data.series("uplink_bytes"), data.series("downlink_bytes"), strict=True))
-    labels = data.partition["labels"] if data.partition else []
+    # A task without classes has no chance level; folders of older versions have no task.json.
+    labels = data.task.get("labels", []) if data.task else data.partition["labels"] if data.partition else []
     return Row(
         columns=sweep.columns(point),
         seed=seed,

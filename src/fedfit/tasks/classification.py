@@ -13,8 +13,9 @@ from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 from torch import Tensor
 from torch.nn import functional
 
-from fedfit.core.task import Examiner, Metric, Score, Scorer
-from fedfit.data.tokenize import Samples
+from fedfit.core.task import Encoded, Examiner, Metric, Score, Scorer, Speaker
+from fedfit.data.corpus import TextSet
+from fedfit.data.tokenize import Samples, tokenize
 from fedfit.tasks.confusion import ClassExaminer
 
 
@@ -35,6 +36,10 @@ METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyT
 """Metrics of true and predicted classes, ``(samples,)`` each, by the names of ``task.metrics``; scikit-learn's definitions."""
 
 
+DEFAULTS = ("accuracy", "macro_f1")
+"""The metrics of a recipe that names none."""
+
+
 @dataclass(frozen=True)
 class Classification:
     """One of ``label_names`` for each text.
@@ -44,8 +49,9 @@ class Classification:
     """
 
     label_names: tuple[str, ...]
-    metrics: Sequence[str] = ("accuracy", "macro_f1")
+    metrics: Sequence[str] = DEFAULTS
     name: str = "classification"
+    reference: str = ""
 
     @property
     def headline(self) -> str:
@@ -57,9 +63,33 @@ class Classification:
         """A logit a class."""
         return len(self.label_names)
 
-    def positions(self, lengths: Tensor) -> str | Tensor:
-        """The first token, where encoders put their summary."""
-        return "first"
+    def encode(self, texts: TextSet, tokenizer: Any, max_tokens: int) -> Encoded:
+        """Every text, cut to ``max_tokens``."""
+        return Encoded(tokenize(texts, tokenizer, max_tokens), np.arange(len(texts)))
+
+    def positions(self, targets: Tensor) -> Tensor | None:
+        """The token that the family's classifier reads: the first of an encoder, the last of a decoder."""
+        return None
+
+    def reads(self, samples: Samples) -> np.ndarray:
+        """One position a sample."""
+        return np.ones(len(samples), dtype=np.int64)
+
+    def reference_values(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Never asked for."""
+        raise NotImplementedError("classes are learned without a reference")
+
+    def with_reference(self, targets: Tensor, values: Any) -> Tensor:
+        """Never asked for."""
+        raise NotImplementedError("classes are learned without a reference")
+
+    def speak(self, speaker: Speaker, samples: Samples, rows: np.ndarray) -> Score:
+        """Nothing: a classifier gives no answers."""
+        return {}
+
+    def scorers(self, samples: Samples) -> list[tuple[Samples, Scorer]]:
+        """``scorer`` over the samples themselves."""
+        return [(samples, self.scorer())]
 
     def collate(self, samples: Samples, rows: np.ndarray, device: torch.device) -> Tensor:
         """Class numbers ``(batch,)``, int64."""
@@ -72,6 +102,10 @@ class Classification:
     def scorer(self) -> Scorer:
         """A scorer of accuracy and its like."""
         return ClassScorer(self.metrics)
+
+    def answered(self, speaker: Speaker, samples: Samples) -> list[str]:
+        """Nothing."""
+        return []
 
     def examiner(self) -> Examiner:
         """A gatherer of the confusion matrix and of wrong predictions."""

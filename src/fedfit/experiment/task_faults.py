@@ -1,0 +1,65 @@
+"""What must hold between the task and the rest of a recipe: its keys, the data's columns, the partition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+from fedfit.errors import Fault
+from fedfit.settings import CLASSIFIED_SOURCES, Recipe
+
+_ROLES = ("prompt", "response", "answer", "choices", "chosen", "rejected", "label", "pair")
+_READS = {
+    "instruction": ("template", "max_new_tokens", "generate_samples"),
+    "preference": ("template", "loss", "beta", "reference"),
+    "language_modelling": (),
+    "classification": ("metrics",),
+}
+"""The keys of ``[task]`` by the kinds that read them; a task of one's own may read all."""
+
+
+def task_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Keys that the task does not read, and data or a partition that it cannot use."""
+    from fedfit.tasks.table import task_entry
+    from fedfit.tasks.templates import template_fault
+
+    try:
+        entry = task_entry(recipe.task.kind)
+    except LookupError:  # reported with the key itself
+        return
+    yield from _unread_keys(recipe)
+    if recipe.task.kind in _READS:
+        yield from _unread_columns(recipe, entry.columns)
+    if "template" in _READS.get(recipe.task.kind, ()) and (remedy := template_fault(recipe.task.template)):
+        yield Fault("task.template", recipe.task.template, remedy)
+    if recipe.data.choices is not None and recipe.data.answer is None:
+        yield Fault("data.choices", list(recipe.data.choices), "data.answer must name the column whose answers they are")
+    if not entry.language:
+        return
+    if recipe.data.source in CLASSIFIED_SOURCES and recipe.task.kind != "language_modelling":
+        remedy = f'data.source = "{recipe.data.source}" has texts with classes; choose classification, or other data'
+        yield Fault("task.kind", recipe.task.kind, remedy)
+    if recipe.partition.kind in ("dirichlet", "shards"):
+        yield Fault("partition.kind", recipe.partition.kind, "deals by class, and this task has none; choose iid or by_column")
+    if recipe.training.target_accuracy:
+        remedy = f"{recipe.task.kind} has no accuracy over classes; remove it, or set training.patience"
+        yield Fault("training.target_accuracy", recipe.training.target_accuracy, remedy)
+
+
+def _unread_keys(recipe: Recipe) -> Iterator[Fault]:
+    kind = recipe.task.kind
+    for item in fields(recipe.task):
+        value = getattr(recipe.task, item.name)
+        readers = [name for name, keys in _READS.items() if item.name in keys]
+        if kind in _READS and readers and kind not in readers and value != item.default and item.name != "metrics":
+            yield Fault(f"task.{item.name}", value, f"{kind} does not read it; remove it, or choose {' or '.join(readers)}")
+
+
+def _unread_columns(recipe: Recipe, columns: Sequence[str]) -> Iterator[Fault]:
+    beside = {"label": "pair", "answer": "choices"}
+    read = {*columns, *(other for name, other in beside.items() if name in columns)}
+    for item in fields(recipe.data):
+        value = getattr(recipe.data, item.name)
+        if item.name in _ROLES and item.name not in read and value != item.default:
+            shown = list(value) if isinstance(value, tuple) else value
+            yield Fault(f"data.{item.name}", shown, f"the task {recipe.task.kind} does not read it; remove it")

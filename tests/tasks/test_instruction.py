@@ -1,0 +1,65 @@
+"""Instructions as samples: what is asked, what is learned, and what is left out."""
+
+import numpy as np
+import pytest
+
+from fedfit.data.corpus import TextSet
+from fedfit.errors import DataError
+from fedfit.tasks.exact_answers import UNKNOWN
+from fedfit.tasks.instruction import Instruction, prompt_of, response_of
+from tests.builders import chat_tokenizer
+from tests.tasks.prompted import PROMPTS, RESPONSES, asked, instructions, said
+
+
+def test_a_sample_is_the_prompt_and_its_response() -> None:
+    found = Instruction().encode(instructions(), chat_tokenizer(), 200)
+    assert found.kept.tolist() == [0, 3, 4]
+    for number, row in enumerate(found.kept):
+        assert prompt_of(found.samples, number).tolist() == asked(PROMPTS[row])
+        assert response_of(found.samples, number).tolist() == said(RESPONSES[row])
+    assert found.notes == ["2 rows without prompt or response are left out"]
+    assert Instruction().reads(found.samples).tolist() == [len(said(RESPONSES[row])) for row in found.kept]
+
+
+def test_what_does_not_fit_is_cut_or_left_out_and_counted() -> None:
+    limit = len(asked(PROMPTS[4])) + 3
+    assert len(asked(PROMPTS[3])) >= limit, "the long prompt leaves no room"
+    found = Instruction().encode(instructions(), chat_tokenizer(), limit)
+    assert found.kept.tolist() == [0, 4]
+    assert response_of(found.samples, 1).tolist() == said(RESPONSES[4])[:3]
+    assert found.notes[1:] == [
+        f"1 rows whose prompt leaves no room within data.max_tokens = {limit} are left out",
+        f"1 responses cut at data.max_tokens = {limit}",
+    ]
+    # One token of room is enough, none is not.
+    assert Instruction().encode(instructions(), chat_tokenizer(), len(asked(PROMPTS[0])) + 1).kept.tolist() == [0, 4]
+    with pytest.raises(DataError, match=r"none of 5 rows .* data.max_tokens = 9; raise it"):
+        Instruction().encode(instructions(), chat_tokenizer(), min(9, len(asked(PROMPTS[0]))))
+
+
+def test_choices_are_continuations_of_the_prompt_and_what_they_share() -> None:
+    texts = TextSet(
+        {"prompt": ["q", "p"], "response": ["it is b c", "free"], "answer": ["b c", "e"]},
+        columns={},
+    )
+    found = Instruction(choices=("b c", "b d", "e f")).encode(texts, chat_tokenizer(), 100)
+    scored = found.samples.scored
+    assert scored.labels.tolist() == [0, UNKNOWN]
+    # "it is" comes before every choice; of the second row's response no choice is a part, so the choices stand alone.
+    tree = [scored.ids_of(0)[scored.segments_of(0) == branch].tolist() for branch in range(4)]
+    assert tree == [asked("q") + said("it is")[:-1], said("b c"), said("b d"), said("e f")]
+    tree = [scored.ids_of(1)[scored.segments_of(1) == branch].tolist() for branch in range(4)]
+    assert tree == [asked("p"), said("b c"), said("b d"), said("e f")]
+    assert found.samples.select(np.array([1])).scored.labels.tolist() == [UNKNOWN]
+
+
+def test_the_first_metric_is_that_of_the_answers_where_there_are_some() -> None:
+    assert Instruction().headline == "perplexity"
+    assert Instruction(choices=("a", "b")).headline == "answer_accuracy"
+    described = Instruction(choices=("a", "b"), generate_samples=3).describe()["metrics"]
+    assert {name: metric["higher_is_better"] for name, metric in described.items()} == {
+        "loss": False,
+        "perplexity": False,
+        "rouge_l": True,
+        "answer_accuracy": True,
+    }
