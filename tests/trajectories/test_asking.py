@@ -10,6 +10,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from fedfit.experiment.session import Session
+from fedfit.models.flops import step_flops
 from tests.builders import chat_tokenizer
 from tests.trajectories.asking import ANSWERS, TASKS, Asking, distributions, log_probability
 from tests.trajectories.world import lines, outcome, resume
@@ -127,3 +128,21 @@ def test_the_data_and_the_weights_are_compared_when_a_run_goes_on(asking: Asking
     (run / "recipe.toml").write_text(text)
     with pytest.raises(Exception, match=r"task\.max_new_tokens: 4 when the run began, 5 now"):
         Session.resume(run)
+
+
+def test_a_plan_counts_the_positions_that_are_read(asking: Asking, tmp_path: Path) -> None:
+    """The work of a device is the sum over its rows, each with its own tokens and its own response."""
+    keys = ["plan.policy=joint", "plan.compute=flops", "plan.deadline_s=1e3", "fleet.battery_j=1e3", "federation.rounds=1"]
+    run = asking.run("instruction", tmp_path / "run", *keys)
+    session = Session.resume(run)
+    session.folder.close()
+    experiment = session.experiment
+    assert experiment.clock is not None
+    work, samples = experiment.clock.work, experiment.parts.train
+    reads = experiment.parts.task.reads(samples)
+    for device, rows in enumerate(experiment.parts.held):
+        counts = [step_flops(work.shape, int(samples.lengths[row]), False, int(reads[row])) for row in rows]
+        cycles = sum(count.fixed for count in counts) / work.fleet.operations_per_cycle[device]
+        assert work.sent.cycles_fixed[device] == pytest.approx(cycles)
+        assert sum(count.per_rank for count in counts) > 0
+    assert last(run)["rank"] == 2

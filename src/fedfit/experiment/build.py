@@ -41,7 +41,7 @@ from fedfit.settings import FILE_SOURCES, Recipe
 from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.ranks import device_ranks
 from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
-from fedfit.simulation.work import WorkModel, device_lengths
+from fedfit.simulation.work import WorkModel, by_device
 from fedfit.tasks.table import make_task, task_entry
 from fedfit.tracking.memories import DeviceMemories
 from fedfit.wireless.channel import mean_links
@@ -253,7 +253,8 @@ def build_clock(parts: Parts, rule: Rule, uplink: Codec, downlink: Codec, initia
         recipe=recipe,
         fleet=fleet,
         shape=adapted_shape(parts.model.shape, recipe.adapter),
-        lengths=device_lengths(parts.train, parts.held),
+        lengths=by_device(parts.train.lengths, parts.held),
+        reads=by_device(parts.task.reads(parts.train), parts.held) if parts.task.outputs is None else None,
         uplink=uplink_traffic(rule, uplink, initial, recipe.federation.rounds),
         downlink=downlink_traffic(rule, downlink, initial, recipe.federation.rounds),
     )

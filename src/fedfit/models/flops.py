@@ -50,7 +50,7 @@ class Affine:
         return Affine(self.fixed + other.fixed, self.per_rank + other.per_rank)
 
 
-def step_flops(shape: AdaptedShape, tokens: int | np.ndarray, trunk: bool, positions: int = 1) -> Affine:
+def step_flops(shape: AdaptedShape, tokens: int | np.ndarray, trunk: bool, positions: int | np.ndarray = 1) -> Affine:
     """One sample's forward and backward pass in the tail, with the trunk's forward pass when ``trunk`` is true.
 
     A step over a batch costs the sum over its samples and ``batch_flops`` once. Where a batch is padded, give ``tokens`` of the
@@ -58,7 +58,7 @@ def step_flops(shape: AdaptedShape, tokens: int | np.ndarray, trunk: bool, posit
 
     Args:
         tokens: of the sample; one number, or an array with one a sample, of which the answer is an array alike.
-        positions: read by the task in each row.
+        positions: read by the task in each row; an array only of a decoder, whose last layer makes all keys in any case.
     """
     return _tail(shape, _whole(tokens), positions) + _trunk_if(trunk, shape, tokens)
 
@@ -88,7 +88,7 @@ def _trunk_if(wanted: bool, shape: AdaptedShape, tokens: int | np.ndarray) -> Af
     return Affine(trunk_flops(shape, tokens) if wanted else 0, 0)
 
 
-def _tail(shape: AdaptedShape, tokens: Count, positions: int) -> Affine:
+def _tail(shape: AdaptedShape, tokens: Count, positions: Count) -> Affine:
     total, passes = Affine(tokens * 0, tokens * 0), False
     for number in range(shape.cut, shape.model.layers - 1):
         layer, passes = _layer(shape.model, shape.targets_of(number), tokens, passes)
@@ -107,7 +107,7 @@ def _layer(model: ModelShape, adapted: frozenset[str], tokens: Count, passes: bo
     return total + rest, passes_on
 
 
-def _last_layer(shape: AdaptedShape, tokens: Count, positions: int, passes: bool) -> Affine:
+def _last_layer(shape: AdaptedShape, tokens: Count, positions: Count, passes: bool) -> Affine:
     """The last layer at ``positions``. Its output has a gradient in any case: some layer below or itself is adapted."""
     model, adapted = shape.model, shape.targets_of(shape.model.layers - 1)
     query, *others = model.projections
@@ -141,14 +141,14 @@ def _attention_from_one(model: ModelShape, adapted: frozenset[str], tokens: Coun
     return Affine(total + _product(project, direction, trains_value), 0)
 
 
-def _makes_keys(shape: AdaptedShape, positions: int) -> bool:
+def _makes_keys(shape: AdaptedShape, positions: Count) -> bool:
     """Whether a step's last layer makes keys and values of all tokens."""
     adapted = shape.targets_of(shape.model.layers - 1)
     dropped = shape.drops_input and any(matrix.name in adapted for matrix in shape.model.projections[1:])
     return shape.model.decoder or positions > 1 or dropped
 
 
-def _head(shape: AdaptedShape, positions: int) -> Affine:
+def _head(shape: AdaptedShape, positions: Count) -> Affine:
     pooler = sum(_product(2 * matrix.outputs * matrix.inputs, True) for matrix in shape.model.pooler)
     head = sum(_product(2 * matrix.outputs * matrix.inputs, True, shape.head_trained) for matrix in shape.model.head)
     return Affine(positions * (pooler + head), 0)

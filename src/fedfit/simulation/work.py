@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fedfit.data.tokenize import Samples
 from fedfit.models.cost import AdaptedShape, adapted_matrices
 from fedfit.models.flops import batch_flops, step_flops, trunk_flops
 from fedfit.planning.problem import Work, paper_work
@@ -20,8 +19,14 @@ from fedfit.wireless.fleet import Fleet
 
 @dataclass(frozen=True)
 class WorkModel:
-    """Cycles and bits by device for a recipe. ``fleet`` holds the samples that the partition gave each device; ``uplink`` and
-    ``downlink`` say how large the packets of its rule are.
+    """Cycles and bits by device for a recipe.
+
+    Args:
+        fleet: holds the samples that the partition gave each device.
+        lengths: tokens of every sample, device by device.
+        reads: positions that the task reads of every sample, device by device; ``None`` for one each.
+        uplink: the size of the packets that the rule has devices send.
+        downlink: the size of those that they are sent.
     """
 
     recipe: Recipe
@@ -30,6 +35,7 @@ class WorkModel:
     lengths: Sequence[np.ndarray]
     uplink: Traffic
     downlink: Traffic
+    reads: Sequence[np.ndarray] | None = None
 
     @cached_property
     def formula(self) -> Work:
@@ -98,7 +104,11 @@ class WorkModel:
         """Cycles that do not depend on the rank, and those of one rank; batches hold texts of about one length, so padding
         is not counted.
         """
-        samples = [step_flops(self.shape, lengths, self._repeats_trunk) for lengths in self.lengths]
+        reads: Sequence[Any] = self.reads if self.reads is not None else [1] * len(self.lengths)
+        samples = [
+            step_flops(self.shape, lengths, self._repeats_trunk, positions)
+            for lengths, positions in zip(self.lengths, reads, strict=True)
+        ]
         batch, batches = batch_flops(self.shape), self.fleet.samples / self.recipe.training.batch_size
         sizes = [len(lengths) for lengths in self.lengths]
         fixed = _totals([count.fixed for count in samples], sizes) + batches * batch.fixed
@@ -112,6 +122,6 @@ def _totals(counts: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
     return np.array([float(np.broadcast_to(count, size).sum()) for count, size in zip(counts, sizes, strict=True)])
 
 
-def device_lengths(samples: Samples, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Tokens of every sample, device by device."""
-    return [samples.lengths[part] for part in parts]
+def by_device(values: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """A number of every sample, device by device."""
+    return [values[part] for part in parts]
