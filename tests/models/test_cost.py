@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_
 from fedfit.models import families
 from fedfit.models.batch import Batch
 from fedfit.models.cost import AdaptedShape, adapted_matrices, adapted_shape, factor_parameters, head_parameters
-from fedfit.models.families import TARGETS
+from fedfit.models.families import GENERATING
 from fedfit.models.flops import Affine, batch_flops, step_flops, trunk_flops
 from fedfit.models.last_layer import Positions
 from fedfit.models.shape import ModelShape
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, HIDDEN, LAYERS, lora_of, tiny_split
+from tests.builders import CLASSES, EVERY, HIDDEN, LAYERS, SIX, lora_of, tiny_split
 
 FAMILIES = sorted(families.FAMILIES)
 LAYER_CHOICES: dict[str, Any] = {
@@ -32,10 +32,10 @@ LAYER_CHOICES: dict[str, Any] = {
     "1 and 3": (1, 3),
 }
 TARGET_CHOICES: dict[str, tuple[str, ...]] = {
-    **{target: (target,) for target in TARGETS},
+    **{target: (target,) for target in SIX},
     "query, value": ("query", "value"),
     "value, output": ("value", "output"),
-    "all six": TARGETS,
+    "every": EVERY,
 }
 # Rank 1, one between, one as large as the hidden size; the head trained and frozen.
 SIZES: list[tuple[int, str]] = [(1, "train"), (3, "freeze"), (8, "train"), (HIDDEN, "freeze")]
@@ -92,6 +92,8 @@ def counted_step(
 
 
 def shape_of(split: SplitModel, **adapter: Any) -> AdaptedShape:
+    if adapter.get("targets") == EVERY:
+        adapter["targets"] = tuple(split.family.targets)
     return adapted_shape(split.shape, AdapterSettings(**{"layers": "last:2", **adapter}))
 
 
@@ -125,7 +127,7 @@ def test_counts_are_those_of_torch(
 @pytest.mark.parametrize("tokens", [1, 2, 40])
 @pytest.mark.parametrize("samples", [1, 5])
 def test_counts_hold_at_other_sizes(tiny_bert: Path, samples: int, tokens: int) -> None:
-    adapter: dict[str, Any] = {"layers": (1, 3), "targets": TARGETS}
+    adapter: dict[str, Any] = {"layers": (1, 3), "targets": EVERY}
     split = tiny_split(tiny_bert, rank=2, **adapter)
     shape = shape_of(split, **adapter)
     tail = samples * step_flops(shape, tokens, trunk=False).at(2) + batch_flops(shape).at(2)
@@ -170,13 +172,40 @@ def test_dropout_of_the_factors_input_makes_keys_and_values_in_full(
 def test_dropout_of_the_base_keeps_the_scores_on_a_cpu(tiny_models: dict[str, Path], family: str) -> None:
     """Then attention is not fused. With ``all`` of 4 layers it runs over all tokens in the lower 3, and each does without the
     second product of the scores, 2·n²·hidden. The lowest does without the key's gradient as well, which nothing asks for: 4.
-    A family without a fused kernel keeps the scores in any case."""
+    A family without a fused kernel keeps the scores in any case. A decoder's last layer is such an attention as well, of one
+    query, and how much its kernel leaves out depends on the groups of its heads: never more than this."""
     split = tiny_split(tiny_models[family], rank=3, layers="all")
     shape = shape_of(split, layers="all")
     expected = 2 * step_flops(shape, 7, trunk=True).at(3) + batch_flops(shape).at(3)
+    if split.shape.decoder:
+        most = 2 * (LAYERS * 2 * 7 * 7 + 2 * 7) * split.shape.width
+        assert expected - most <= counted_step(split, [7, 7], dropout=True) < expected
+        return
     if split.shape.fused:
         expected -= 2 * (LAYERS - 1 + 1) * 2 * 7 * 7 * HIDDEN
     assert counted_step(split, [7, 7], dropout=True) == expected
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("targets", [("query",), ("value", "output"), EVERY], ids=str)
+@pytest.mark.parametrize("layers", ["last:1", "all", (1, 3)], ids=str)
+@pytest.mark.parametrize("family", GENERATING)
+def test_counts_of_a_language_model(
+    tiny_models: dict[str, Path], family: str, layers: Any, targets: tuple[str, ...], positions: int
+) -> None:
+    """Its head is frozen, and the product of the logits' gradient is made with them."""
+    adapter = {"layers": layers, "targets": targets}
+    split = tiny_split(tiny_models[family], labels=None, **adapter)
+    shape = shape_of(split, **adapter)
+    assert head_parameters(shape) == 0
+    index = torch.arange(positions).expand(2, -1) + 7 - positions
+    ids = torch.randint(5, 100, (2, 7))
+    with counter() as count:
+        batch = Batch(split.trunk(ids, None), torch.tensor([7, 7]))
+        found = split.tail(batch, index).log_probs(ids.flatten()[: 2 * positions])
+        found.sum().backward()
+    expected = 2 * step_flops(shape, 7, trunk=True, positions=positions).at(3) + batch_flops(shape, positions).at(3)
+    assert count.get_total_flops() == expected
 
 
 @pytest.mark.parametrize("trunk", [True, False])

@@ -82,7 +82,8 @@ def test_logits_and_every_gradient_at_the_positions_are_those_of_the_whole_model
     truth = {name: parameter.grad for name, parameter in whole.named_parameters()}
     for name, gradient in gradients_by_peft_name(split).items():
         assert truth[name] is not None
-        assert float((gradient - truth[name]).norm()) < 1e-9 * float(truth[name].norm()), name
+        # The first token of a decoder sees itself alone: the gradient of its query is zero but for rounding.
+        assert float((gradient - truth[name]).norm()) < 1e-9 * max(float(truth[name].norm()), 1e-6), name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
