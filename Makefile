@@ -24,8 +24,8 @@ $(DOCS_INSTALLED): $(INSTALLED)
 demo: $(INSTALLED) ## a real encoder, fine-tuned by federated split LoRA on real text, in minutes
 	HF_HUB_OFFLINE=1 $(BIN)/fedfit run demo --out runs/demo --force
 
-test: $(INSTALLED) ## the whole suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(INSTALLED) ## the whole suite, in two processes
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## format, lint and types
 	$(BIN)/ruff format --check .
