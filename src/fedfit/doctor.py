@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fedfit.data.cache_folder import cache_folder
+from fedfit.core.cache_folder import cache_folder
 from fedfit.hub_access import hub_error
 from fedfit.units import format_bytes
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from fedfit.data import pydocs
-from fedfit.data.cache_folder import cache_folder
 from fedfit.data.docstrings import first_paragraphs
 from fedfit.data.docstrings_cache import Row, read_rows, write_rows
 from fedfit.data.sources import load_corpus
@@ -144,14 +143,3 @@ def test_a_project_that_is_not_installed_is_named(own_cache: Path, monkeypatch: 
     monkeypatch.setattr(pydocs, "PROJECTS", ("python", "no_such_project"))
     with pytest.raises(DataError, match="sources of no_such_project: install it"):
         pydocs.load_pydocs()
-
-
-def test_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FEDFIT_CACHE", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("FEDFIT_CACHE")
-    assert cache_folder() == tmp_path / "xdg" / "fedfit"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "fedfit"

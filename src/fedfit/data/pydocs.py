@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from fedfit.data.cache_folder import cache_folder
+from fedfit.core.cache_folder import cache_folder
 from fedfit.data.docstrings import first_paragraphs, project_folder
 from fedfit.data.docstrings_cache import Row, read_rows, write_rows
 from fedfit.data.table import Reading, Table, Tables

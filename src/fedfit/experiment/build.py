@@ -17,9 +17,9 @@ from fedfit.aggregation.contract import Rule
 from fedfit.aggregation.table import make_rule, rule_keys
 from fedfit.codecs.contract import Codec
 from fedfit.codecs.table import make_codec
+from fedfit.core.cache_folder import cache_folder
 from fedfit.core.task import Encoded, Task
 from fedfit.core.update import Update
-from fedfit.data.cache_folder import cache_folder
 from fedfit.data.corpus import Corpus, TextSet
 from fedfit.data.partition import group_counts, partition
 from fedfit.data.sources import load_corpus
