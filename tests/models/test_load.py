@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from fedfit.errors import ModelError
-from fedfit.models import load
+from fedfit.models import packaged
 from fedfit.models.families import FAMILIES, GENERATING, family_of
 from fedfit.models.load import load_config, load_model, load_tokenizer, locate, public_name
 from fedfit.settings import AdapterSettings
@@ -90,7 +90,7 @@ def test_loading_and_wrapping_print_nothing(saved: str, tmp_path: Path) -> None:
 
 
 def test_an_alias_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "PACKAGED", {"minilm": replace(load.PACKAGED["minilm"], module="no_such_module")})
+    monkeypatch.setattr(packaged, "PACKAGED", {"minilm": replace(packaged.PACKAGED["minilm"], module="no_such_module")})
     with pytest.raises(ModelError, match=r"pip install 'fedfit\[demo\]'"):
         locate("minilm")
 

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCardData
 from fedfit import __version__
 from fedfit.data.named import NAMED_SETS
 from fedfit.experiment.shared_part import shared_part
-from fedfit.models.load import PACKAGED, public_name
+from fedfit.models.load import public_name
+from fedfit.models.packaged import PACKAGED
 from fedfit.records import RoundRecord
 from fedfit.settings import FILE_SOURCES, DataSettings, Recipe
 from fedfit.tasks.classification import DEFAULTS

