@@ -16,7 +16,7 @@ from fedfit.fleet_settings import ChannelSettings, DeviceSettings, FleetSettings
 from fedfit.schema import Draw, key, options_key
 
 CLASSIFIED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
-NAMED_SOURCES = CLASSIFIED_SOURCES
+NAMED_SOURCES = (*CLASSIFIED_SOURCES, "pydocs-instruct")
 FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
 
 

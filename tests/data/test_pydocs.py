@@ -8,6 +8,7 @@ import pytest
 from fedfit.data import pydocs
 from fedfit.data.docstrings import first_paragraphs
 from fedfit.data.docstrings_cache import Row, read_rows, write_rows
+from fedfit.data.harvest import PROJECTS, letters
 from fedfit.data.sources import load_corpus
 from fedfit.errors import DataError
 from fedfit.settings import DataSettings
@@ -21,7 +22,7 @@ def rows() -> list[Row]:
 def test_the_harvest_is_large_and_balanced(rows: list[Row]) -> None:
     counts = Counter((row.split, row.label) for row in rows)
     train, test = counts["train", "torch"], counts["test", "torch"]
-    assert counts == {(split, label): size for split, size in (("train", train), ("test", test)) for label in pydocs.PROJECTS}
+    assert counts == {(split, label): size for split, size in (("train", train), ("test", test)) for label in PROJECTS}
     assert train >= 600  # 877 with pandas 3.1 and matplotlib 3.11, the least rich
     assert test >= 150
 
@@ -32,8 +33,8 @@ def test_no_name_of_a_project_is_left(rows: list[Row]) -> None:
 
 
 def test_texts_are_distinct_one_line_prose_and_encodable(rows: list[Row]) -> None:
-    letters = [pydocs._letters(row.text) for row in rows]
-    assert len(set(letters)) == len(letters)
+    spelt = [letters(row.text) for row in rows]
+    assert len(set(spelt)) == len(spelt)
     for row in rows:
         assert row.text == " ".join(row.text.split())
         row.text.encode()
@@ -136,7 +137,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space"):
         write_rows(tmp_path / "a.jsonl", [Row("a", "b", "train")])
     assert list(tmp_path.iterdir()) == []
-    assert read_rows(tmp_path / "a.jsonl") is None
+    assert read_rows(tmp_path / "a.jsonl", Row) is None
 
 
 def test_a_project_that_is_not_installed_is_named(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,10 @@ def test_a_validation_file_is_read(csv_settings: DataSettings, tmp_path: Path) -
         ({"test": "nowhere.csv"}, "nowhere.csv: there is no such file"),
         ({"text": ("texts",)}, r"data.text = 'texts': .*train.csv \(data.train\) has no such column.*'text'"),
         ({"source": "hub"}, "data.name = None"),
-        ({"source": "xml"}, "data.source = 'xml': choose pydocs, ag_news"),
+        (
+            {"source": "xml"},
+            "data.source = 'xml': choose ag_news, .*, pydocs-instruct, hub, csv, tsv, jsonl",
+        ),
     ],
 )
 def test_faults_name_the_key(csv_settings: DataSettings, changes: dict[str, object], message: str) -> None:

@@ -8,30 +8,22 @@ text's own project masked, any other name left standing would rule a class out. 
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import importlib.metadata
-import logging
-import platform
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
-from fedfit.core.cache_folder import cache_folder
 from fedfit.data.docstrings import first_paragraphs, project_folder
-from fedfit.data.docstrings_cache import Row, read_rows, write_rows
+from fedfit.data.docstrings_cache import Row
+from fedfit.data.harvest import PROJECTS, balanced, cached_rows, letters, split_of, versions_key
 from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
 
-PROJECTS = ("matplotlib", "pandas", "python", "torch", "transformers")
 HARVEST_VERSION = 1
 """Raise it with every change to the harvest: it is part of the cache's name."""
 
 MAX_FILES = 1200
 MAX_TEXTS = 1400
 MIN_LETTERS, MAX_LETTERS, MIN_WORDS = 60, 400, 10
-TEST_SHARE = 0.2
 MASK = "[name]"
 
 NAMES = re.compile(
@@ -42,31 +34,21 @@ NAMES = re.compile(
 # A paragraph that is a list of parameters is no prose, and its layout alone gives the project away.
 SECTION = re.compile(r"(?:[A-Z]\w+( \w+)? -{3,}|(?:Args|Arguments|Parameters|Params|Returns?|Raises|Yields|Example)s?: )")
 
-log = logging.getLogger(__name__)
-
 
 def load_pydocs() -> Tables:
     """Five balanced classes, the same for the same versions of Python and the packages; harvested once, then cached.
 
     Raises ``DataError`` where a project's sources are not installed.
     """
-    path = cache_folder() / "pydocs" / f"{_versions_key()}.jsonl"
-    rows = read_rows(path)
-    if rows is None:
-        rows = harvest()
-        try:
-            write_rows(path, rows)
-        except OSError as error:
-            log.warning("pydocs is not cached (%s: %s); it will be harvested anew each time", path, error.strerror)
+    rows = cached_rows("pydocs", versions_key("pydocs", HARVEST_VERSION, PROJECTS), Row, harvest)
     return Tables(_part(rows, "train"), _part(rows, "test"), Reading(("text",), "label"))
 
 
 def harvest() -> list[Row]:
     """Read the sources and make the balanced, deduplicated set; seconds of work."""
-    with _without_collector():
-        texts = _deduplicate({project: _read_project(project) for project in PROJECTS})
-    rows = [Row(text, label, _split(text)) for label, part in texts.items() for text in part]
-    return _balance(rows)
+    texts = _deduplicate({project: _read_project(project) for project in PROJECTS})
+    rows = [Row(text, label, split_of(text)) for label, part in texts.items() for text in part]
+    return balanced(rows, PROJECTS, "label", "text")
 
 
 def mask_names(text: str) -> str:
@@ -78,18 +60,6 @@ def _part(rows: Iterable[Row], split: str) -> Table:
     part = [row for row in rows if row.split == split]
     columns = {"text": [row.text for row in part], "label": [row.label for row in part]}
     return Table(f"the {split} split of pydocs", columns)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Syntax trees have no cycles, and collecting while millions of nodes come and go costs more than parsing them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _read_project(project: str) -> list[str]:
@@ -112,49 +82,9 @@ def _is_prose(paragraph: str) -> bool:
 
 def _deduplicate(texts: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """Texts equal in their letters count once; those of two projects go altogether, since no label is right."""
-    owners = Counter(key for part in texts.values() for key in {_letters(text) for text in part})
+    owners = Counter(key for part in texts.values() for key in {letters(text) for text in part})
     kept: dict[str, list[str]] = {}
     for label, part in texts.items():
-        first = {_letters(text): text for text in reversed(list(part))}
+        first = {letters(text): text for text in reversed(list(part))}
         kept[label] = [text for key, text in first.items() if owners[key] == 1]
     return kept
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[^a-z]", "", text.lower())
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(_letters(text).encode(), digest_size=8).digest(), "big")
-
-
-def _split(text: str) -> str:
-    return "test" if _hash(text) < TEST_SHARE * 2**64 else "train"
-
-
-def _balance(rows: Iterable[Row]) -> list[Row]:
-    """As many of each class, in each split, as the rarest class has there; in the order of hashes, so classes mix."""
-    ordered = sorted(rows, key=lambda row: (_hash(row.text), row.label))
-    counts = Counter((row.split, row.label) for row in ordered)
-    room = {key: min(counts[key[0], label] for label in PROJECTS) for key in counts}
-    kept = []
-    for row in ordered:
-        if room[row.split, row.label] > 0:
-            room[row.split, row.label] -= 1
-            kept.append(row)
-    return kept
-
-
-def _versions_key() -> str:
-    versions = [f"v{HARVEST_VERSION}", f"python-{platform.python_version()}"]
-    for project in PROJECTS:
-        if project != "python":
-            versions.append(f"{project}-{_version(project)}")
-    return "_".join(versions)
-
-
-def _version(project: str) -> str:
-    try:
-        return importlib.metadata.version(project)
-    except importlib.metadata.PackageNotFoundError:
-        raise DataError(f'data.source = "pydocs" reads the sources of {project}: install it, or choose another') from None

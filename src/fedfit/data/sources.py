@@ -14,10 +14,11 @@ from fedfit.data.files import read_table
 from fedfit.data.hub import HubSet, read_hub
 from fedfit.data.named import NAMED_SETS, load_named
 from fedfit.data.pydocs import load_pydocs
+from fedfit.data.pydocs_instruct import load_pydocs_instruct
 from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
 from fedfit.randomness import derive_seed
-from fedfit.settings import FILE_SOURCES, DataSettings
+from fedfit.settings import FILE_SOURCES, NAMED_SOURCES, DataSettings
 
 Read = Callable[[Tables, DataSettings], Corpus]
 
@@ -44,6 +45,8 @@ def load_tables(settings: DataSettings) -> Tables:
     """The rows of the data set that ``settings`` names, whatever a task makes of them. Raises ``DataError``."""
     if settings.source == "pydocs":
         return load_pydocs()
+    if settings.source == "pydocs-instruct":
+        return load_pydocs_instruct()
     if settings.source in NAMED_SETS:
         return load_named(settings.source)
     if settings.source == "hub":
@@ -56,9 +59,7 @@ def load_tables(settings: DataSettings) -> Tables:
         validation = _read_file(settings, "validation") if settings.validation else None
         reading = reading_of(settings)
         return Tables(_read_file(settings, "train"), _read_file(settings, "test"), reading, validation)
-    raise DataError(
-        f"data.source = {settings.source!r}: choose pydocs, {', '.join(NAMED_SETS)}, hub, or {', '.join(FILE_SOURCES)}"
-    )
+    raise DataError(f"data.source = {settings.source!r}: choose {', '.join((*NAMED_SOURCES, 'hub', *FILE_SOURCES))}")
 
 
 def reading_of(settings: DataSettings) -> Reading:
