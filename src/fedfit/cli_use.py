@@ -13,10 +13,10 @@ from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_librarie
 def predict(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
     source: Annotated[
-        Path | None, typer.Option("--input", help="CSV, TSV, JSONL or parquet; standard input when left out.")
+        Path | None, typer.Option("--input", help="CSV, TSV, JSON, JSONL or parquet; standard input when left out.")
     ] = None,
     kind: Annotated[
-        str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet; by the file's ending when left out.")
+        str | None, typer.Option("--format", help="csv, tsv, json, jsonl or parquet; by the file's ending when left out.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="File to write, its format by its ending; standard output when left out.")

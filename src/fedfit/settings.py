@@ -17,7 +17,7 @@ from fedfit.schema import Draw, key, options_key
 
 CLASSIFIED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
 NAMED_SOURCES = (*CLASSIFIED_SOURCES, "pydocs-instruct")
-FILE_SOURCES = ("csv", "tsv", "jsonl", "parquet")
+FILE_SOURCES = ("csv", "tsv", "json", "jsonl", "parquet")
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,14 @@ def test_the_columns_stay_and_the_accuracy_is_that_of_the_run(world: World, fini
 WRITE: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
     "csv": lambda frame, path: frame.to_csv(path, index=False),
     "tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
+    "json": lambda frame, path: frame.to_json(path, orient="records"),
     "jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
     "parquet": lambda frame, path: frame.to_parquet(path),
 }
 READ: dict[str, Callable[[Path], pd.DataFrame]] = {
     "csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
     "tsv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t"),
+    "json": lambda path: pd.DataFrame(json.loads(path.read_text())),
     "jsonl": lambda path: pd.read_json(path, lines=True),
     "parquet": pd.read_parquet,
 }
@@ -103,7 +105,7 @@ def test_standard_input_in_a_format_of_its_own(finished: Path) -> None:
         ("in.csv", "text;label\nab;art\n", ["separated by semicolons"]),
         ("in.csv", "text\tlabel\nab\tart\n", ["separated by tabs", 'set --format to "tsv"']),
         ("in.jsonl", "{", ["in.jsonl, line 1 is not JSON"]),
-        ("in.xlsx", "text\nab\n", ["--input", "in.xlsx", "'xlsx'", "choose one of csv, tsv, jsonl, parquet", "--format"]),
+        ("in.xlsx", "text\nab\n", ["--input", "in.xlsx", "'xlsx'", "choose one of csv, tsv, json, jsonl, parquet", "--format"]),
     ],
 )
 def test_rows_that_will_not_do(name: str, content: str, says: list[str], finished: Path, tmp_path: Path) -> None:

@@ -53,6 +53,25 @@ def test_jsonl_keeps_types_and_takes_empty_lines_and_missing_texts(tmp_path: Pat
     assert texts.columns["node"] == ["", "", "7"]
 
 
+def test_json_is_a_list_of_objects_read_as_jsonl_is(tmp_path: Path) -> None:
+    rows = [{"text": "a\u2028b", "label": 1}, {"text": None, "label": 0.0, "node": {"é": [1, None]}}, {"label": True}]
+    whole = read(tmp_path / "a.json", "\ufeff" + json.dumps(rows, indent=2))
+    lines = read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert list(whole.texts) == ["a\u2028b", "", ""] == list(lines.texts)
+    assert list(whole.labels) == ["1", "0", "True"] == list(lines.labels)
+    assert whole.columns == lines.columns
+    assert whole.columns["node"] == ["", '{"é": [1, null]}', ""]
+
+
+def test_a_cell_of_deep_lists_is_read_or_refused_but_never_a_traceback(tmp_path: Path) -> None:
+    for depth in (10, 300, 700, 800, 850, 900, 930, 960, 990, 2000):
+        (tmp_path / "a.json").write_text(f'[{{"text": {"[" * depth}{"]" * depth}, "label": 1}}]')
+        try:
+            assert read_table(tmp_path / "a.json", "json").columns["text"] == ["[" * depth + "]" * depth]
+        except DataError:
+            assert depth > 300
+
+
 def test_parquet_with_numbers_as_labels(tmp_path: Path) -> None:
     pd.DataFrame({"text": ["a", "b"], "label": [1.0, 0.0], "node": [3, 4]}).to_parquet(tmp_path / "a.parquet")
     texts = samples_of(read_table(tmp_path / "a.parquet", "parquet"), Reading(["text"], "label"))
@@ -92,8 +111,22 @@ def test_a_text_of_a_megabyte_is_kept_whole(tmp_path: Path) -> None:
         ("a.csv", 'text,label\n"open,1\n', "is not csv .EOF inside string"),
         ("a.csv", "label,label\n1,2\n", "two columns of one name"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text"', "line 2 is not JSON"),
-        ("a.jsonl", '["a", 1]', "line 1 is list, not a JSON object"),
-        ("a.jsonl", "[" * (10 * sys.getrecursionlimit()), "line 1 is not JSON"),
+        ("a.jsonl", '"a"', "line 1 is str, not a JSON object"),
+        ("a.jsonl", '\n[{"text": "a"}]', 'begins with a list, not with a JSON object: .*set data.source to "json"'),
+        ("a.jsonl", '{"a":' * (10 * sys.getrecursionlimit()), "line 1 is not JSON"),
+        ("a.json", "", "is empty"),
+        ("a.json", "[]", "has no rows"),
+        ("a.json", '[{"text": "caf', r"is not JSON .*char.*one list of objects"),
+        ("a.json", b'[{"text": "caf\xe9"}]', "not UTF-8"),
+        ("a.json", '{"text": "a", "label": 1}\n{"text": "b"}', r'is not JSON .Extra data.*set data.source to "jsonl"'),
+        ("a.json", '{"data": []}', r'a.json is an object, not a list: write \[\{"column": value.*"jsonl"'),
+        ("a.json", "3.5", "a.json is a number, not a list"),
+        ("a.json", '[{"text": "a", "label": 1}, ["b", 2]]', "item 2 is a list, not an object"),
+        ("a.json", "[null]", "item 1 is null, not an object"),
+        ("a.json", "[" * (10 * sys.getrecursionlimit()), "is not JSON .*recursion"),
+        ("a.json", '[{"a":' * (10 * sys.getrecursionlimit()), "is not JSON .*recursion"),
+        ("a.json", '[{"text": "\\ud800", "label": 1}]', "row 1: the text is not valid Unicode"),
+        ("a.json", '[{"text": "a", "label": 1}, {"text": "b"}]', "no label in row 2"),
         ("a.parquet", "no parquet", "is not parquet"),
         ("a.csv", "text,label\na,1\nb,\nc,\n", "data.label = 'label': a.csv has no label in row 2, and 1 more"),
         ("a.csv", "text,label\na,1\nb\n", "no label in row 2"),
@@ -115,7 +148,7 @@ def test_the_wrong_number_of_column_names_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.csv", "1,x\n", ["label"])
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DataError, match=f"nowhere.{kind}: there is no such file"):
         read_table(tmp_path / f"nowhere.{kind}", kind)
@@ -157,7 +190,8 @@ def test_no_text_column_and_a_wrong_pair_column_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "name"), [(1, "1"), (1.0, "1"), (1.5, "1.5"), (" x ", " x "), (None, ""), (float("nan"), ""), (pd.NA, "")]
+    ("value", "name"),
+    [(1, "1"), (1.0, "1"), (1.5, "1.5"), (" x ", " x "), (None, ""), (float("nan"), ""), (pd.NA, ""), ([1, "é"], '[1, "é"]')],
 )
 def test_a_cell_as_a_string(value: object, name: str) -> None:
     assert cell_text(value) == name

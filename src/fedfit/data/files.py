@@ -1,4 +1,4 @@
-"""Tables on disk: csv, tsv (never quoted), jsonl and parquet, in UTF-8."""
+"""Tables on disk: csv, tsv (never quoted), json (a list of objects), jsonl and parquet, in UTF-8."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES_OF_SIGNS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 def read_table(path: Path, kind: str, columns: Sequence[str] | None = None, key: str | None = None) -> Table:
-    """Read ``path`` as ``kind`` (csv, tsv, jsonl or parquet); ``columns`` are the names where the file has no header.
+    """Read ``path`` as ``kind`` (csv, tsv, json, jsonl or parquet); ``columns`` are the names where the file has no header.
 
     ``NA`` and ``null`` are words in csv and tsv. Errors name the recipe's ``key`` beside the path. Raises ``DataError`` for a
     file that is missing, empty, not UTF-8 or not of its format.
@@ -41,7 +41,9 @@ def parse_frame(
     if kind == "parquet":
         frame = _parse_parquet(content, path, setting)
     elif kind == "jsonl":
-        frame = _parse_jsonl(_decode(content, path), path)
+        frame = _parse_jsonl(_decode(content, path), path, setting)
+    elif kind == "json":
+        frame = _parse_json(_decode(content, path), path, setting)
     else:
         frame = _parse_separated(_decode(content, path), path, kind, columns, setting)
     if frame.empty:
@@ -114,7 +116,34 @@ def _fields(line: str, separator: str) -> list[str]:
     return next(csv.reader([line], delimiter=separator), [])
 
 
-def _parse_jsonl(content: str, path: Path) -> pd.DataFrame:
+def _parse_json(content: str, path: Path, setting: str) -> pd.DataFrame:
+    lines = f'for a file with one object a line set {setting} to "jsonl"'
+    try:
+        rows = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        remedy = f"; {lines}" if content.lstrip().startswith("{") else ""
+        raise DataError(f"{path} is not JSON ({error}): it must be one list of objects{remedy}") from None
+    if not isinstance(rows, list):
+        raise DataError(
+            f'{path} is {_json_name(rows)}, not a list: write [{{"column": value, …}}, …], each object a sample; {lines}'
+        )
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f'{path}, item {number} is {_json_name(row)}, not an object: write {{"column": value}}')
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _json_name(value: object) -> str:
+    """The kind of ``value`` as JSON has it."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _parse_jsonl(content: str, path: Path, setting: str) -> pd.DataFrame:
+    if content.lstrip().startswith("["):
+        raise DataError(
+            f'{path} begins with a list, not with a JSON object: write one object a line, or set {setting} to "json"'
+        )
     rows = []
     # Not splitlines(): U+2028 and its like may stand unescaped inside a JSON string.
     for number, line in enumerate(content.split("\n"), start=1):

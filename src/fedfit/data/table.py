@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,9 +103,11 @@ def to_table(frame: pd.DataFrame, origin: str) -> Table:
 
 
 def cell_text(value: object) -> str:
-    """A cell as a string: ``1`` and ``1.0`` are both ``'1'``, a missing one is empty."""
+    """A cell as a string: ``1`` and ``1.0`` are both ``'1'``, a missing one is empty, a list or an object is JSON."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=cell_text)
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():

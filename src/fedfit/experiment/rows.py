@@ -77,7 +77,7 @@ def read_rows(source: Path | None, kind: str | None, columns: Sequence[str] | No
     """The rows of a file, or of standard input when ``source`` is ``None``.
 
     Args:
-        kind: csv, tsv, jsonl or parquet; by default that of the file's ending, and csv on standard input.
+        kind: csv, tsv, json, jsonl or parquet; by default that of the file's ending, and csv on standard input.
         columns: names of the columns where csv or tsv have no header.
 
     Raises:
@@ -132,13 +132,16 @@ def _as_bytes(frame: pd.DataFrame, kind: str) -> bytes:
         content = io.BytesIO()
         frame.to_parquet(content, index=False)
         return content.getvalue()
-    return (_as_json_lines(frame) if kind == "jsonl" else _as_separated(frame, kind)).encode()
+    if kind not in ("json", "jsonl"):
+        return _as_separated(frame, kind).encode()
+    objects = _as_json_objects(frame)
+    return ("".join(f"{line}\n" for line in objects) if kind == "jsonl" else "[\n" + ",\n".join(objects) + "\n]\n").encode()
 
 
-def _as_json_lines(frame: pd.DataFrame) -> str:
+def _as_json_objects(frame: pd.DataFrame) -> list[str]:
     cells = zip(*(frame[name].tolist() for name in frame.columns), strict=True)
     lines = (dict(zip(map(str, frame.columns), map(_json_cell, row), strict=True)) for row in cells)
-    return "".join(json.dumps(line, ensure_ascii=False, default=cell_text) + "\n" for line in lines)
+    return [json.dumps(line, ensure_ascii=False, default=cell_text) for line in lines]
 
 
 def _json_cell(value: Any) -> Any:
@@ -147,13 +150,8 @@ def _json_cell(value: Any) -> Any:
 
 def _as_separated(frame: pd.DataFrame, kind: str) -> str:
     """Lines of ``frame``; a tsv is never quoted here, so tabs and breaks within its cells become spaces."""
-    cells = pd.DataFrame({name: [_cell(value) for value in frame[name].tolist()] for name in frame.columns})
+    cells = pd.DataFrame({name: [cell_text(value) for value in frame[name].tolist()] for name in frame.columns})
     if kind == "csv":
         return cells.to_csv(index=False, lineterminator="\n")
     rows = [cells.columns.tolist(), *cells.itertuples(index=False)]
     return "".join("\t".join(_BREAKS.sub(" ", cell) for cell in row) + "\n" for row in rows)
-
-
-def _cell(value: Any) -> str:
-    """``value`` as people write it; a list or an object as JSON."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else cell_text(value)
