@@ -27,6 +27,7 @@ def faults(*overrides: str) -> dict[str, tuple[object, str]]:
         ([*INSTRUCTION, "data.label=l"], "data.label", "l", "the task instruction does not read it; remove it"),
         ([*INSTRUCTION, "data.choices=['a','b']"], "data.choices", ["a", "b"], "data.answer must name the column"),
         (["task.kind=preference"], "task.kind", "preference", 'data.source = "pydocs" has texts with classes; choose class'),
+        (["data.source=pydocs-instruct"], "task.kind", "classification", "has prompts with responses; choose instruction"),
         ([*INSTRUCTION, "partition.kind=dirichlet"], "partition.kind", "dirichlet", "deals by class, and this task has none"),
         ([*INSTRUCTION, "training.target_accuracy=0.9"], "training.target_accuracy", 0.9, "has no accuracy over classes"),
         (["task.kind=preference", "task.loss=dop"], "task.loss", "dop", "did you mean 'dpo'?"),

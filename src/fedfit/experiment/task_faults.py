@@ -34,6 +34,9 @@ def task_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("task.template", recipe.task.template, remedy)
     if recipe.data.choices is not None and recipe.data.answer is None:
         yield Fault("data.choices", list(recipe.data.choices), "data.answer must name the column whose answers they are")
+    if recipe.data.source == "pydocs-instruct" and recipe.task.kind in ("classification", "preference", "language_modelling"):
+        remedy = 'data.source = "pydocs-instruct" has prompts with responses; choose instruction, or other data'
+        yield Fault("task.kind", recipe.task.kind, remedy)
     if not entry.language:
         return
     if recipe.data.source in CLASSIFIED_SOURCES and recipe.task.kind != "language_modelling":
