@@ -14,8 +14,9 @@ from fedfit.core.update import HEAD, Factors, Job, Update, update_of
 from fedfit.errors import UpdateRefused
 from fedfit.models.families import FAMILIES, family_of
 from fedfit.models.split import SplitModel
+from fedfit.models.targets import resolve_all
 from fedfit.settings import AdapterSettings
-from tests.builders import CLASSES, EVERY, HIDDEN, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
+from tests.builders import CLASSES, EVERY, HIDDEN, SIX, lora_of, padded_batch, random_samples, same_bits, tiny_split, tiny_trunk
 
 SAMPLES = random_samples(8, seed=3)
 
@@ -211,17 +212,18 @@ def test_factors_are_drawn_from_the_seed_and_b_is_zero(tiny_bert: Path) -> None:
         (("query", "value"), 2 * 2),
         (("output",), 2),  # `output.dense` is the end of `attention.output.dense` as well: it must not be taken for it
         (("attention_output", "intermediate"), 2 * 2),
-        (EVERY, 6 * 2),
+        (SIX, 6 * 2),
     ],
 )
 def test_the_targets_of_the_chosen_layers_are_adapted_and_no_others(
     targets: tuple[str, ...], modules: int, tiny_models: dict[str, Path]
 ) -> None:
     for family, folder in tiny_models.items():
-        ends = [FAMILIES[family].targets[target] for target in targets]
+        ends = [FAMILIES[family].targets[target] for target in resolve_all(targets, FAMILIES[family].targets)]
+        stack = FAMILIES[family].layers.rpartition(".")[2]
         names = list(lora_of(tiny_split(folder, targets=targets, layers=(1, 3))).factors)
-        assert len(names) == modules
-        assert all(any(name.endswith((f"layer.1.{end}", f"layer.3.{end}")) for end in ends) for name in names)
+        assert len(names) == (2 * len(ends) if family == "gpt2" else modules)  # query, key and value are one matrix
+        assert all(any(name.endswith((f"{stack}.1.{end}", f"{stack}.3.{end}")) for end in ends) for name in names)
 
 
 def test_the_papers_parameter_total() -> None:

@@ -10,7 +10,7 @@ from fedfit.aggregation.table import RULES
 from fedfit.errors import RecipeError
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.validate import validate, validate_offline
-from fedfit.models.families import FAMILIES
+from fedfit.models.families import FAMILIES, TARGETS
 from fedfit.models.shape import ModelShape
 
 HIDDEN, LAYERS, POSITIONS = 32, 4, 80
@@ -64,12 +64,7 @@ def test_the_default_recipe_is_valid(tiny_models: dict[str, Path]) -> None:
         ("name=''", "", "it names the run folder; give one word or several, without / and line breaks"),
         ("name=..", "..", "it names the run folder; give one word or several, without / and line breaks"),
         ("trunk_cache.folder=~nobody-here/x", "~nobody-here/x", "give the path of a folder, or leave the key out"),
-        (
-            "adapter.targets=[]",
-            [],
-            "name at least one of query, key, value, attention_output, intermediate, output, q_proj, "
-            "k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, c_attn, attn_c_proj, c_fc, mlp_c_proj",
-        ),
+        ("adapter.targets=[]", [], f"name at least one of {', '.join(TARGETS)}"),
         ("adapter.targets=['key','key']", ["key", "key"], "name each matrix once"),
         ("training.momentum=0.9", 0.9, "adamw has none; set optimizer to sgd, or it to 0"),
         (
@@ -113,6 +108,25 @@ def test_a_matrix_that_the_models_family_lacks(tiny_bert: Path, monkeypatch: pyt
     assert value == "output"
     assert "query, key, value, attention_output, intermediate" in remedy
     assert "intermediate, output" not in remedy
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "wte", "classifier"])
+def test_embeddings_and_heads_are_no_targets(target: str, tiny_bert: Path) -> None:
+    value, remedy = faults(tiny_bert, f'adapter.targets=["{target}"]')["adapter.targets"]
+    assert value == target
+    assert remedy.startswith("embeddings and heads are not adapted; in many models both are one tensor: ")
+    assert "choose one of query, key, value" in remedy
+
+
+def test_a_matrix_may_have_its_name_in_another_family(tiny_models: dict[str, Path]) -> None:
+    """And one that the family lacks under any name is refused with the family's own names."""
+    for family, targets in {"llama": '["query", "output"]', "bert": '["q_proj", "down_proj"]', "gpt2": '["key"]'}.items():
+        validate(parse_recipe("", [f"model.name={tiny_models[family]}", f"adapter.targets={targets}"]))
+    value, remedy = faults(tiny_models["bert"], 'adapter.targets=["gate_proj"]')["adapter.targets"]
+    assert value == "gate_proj"
+    assert remedy == "choose one of query, key, value, attention_output, intermediate, output"
+    _, remedy = faults(tiny_models["gpt2"], 'adapter.targets=["gate_proj"]')["adapter.targets"]
+    assert "choose one of c_attn, attn_c_proj, c_fc, mlp_c_proj" in remedy
 
 
 def test_rank_above_the_hidden_size(tiny_bert: Path) -> None:
