@@ -80,8 +80,14 @@ def test_a_stream_that_is_left_goes_on_to_the_same_end(world: World, result: api
 
 
 def test_a_folder_in_the_way(world: World, result: api.Run) -> None:
-    with pytest.raises(RunFolderError, match="exists already"):
+    """The remedies are those of Python, not of the command line."""
+    with pytest.raises(RunFolderError, match="exists already") as caught:
         api.run(str(world.recipe), *world.overrides, out=result.path)
+    for remedy in ("out=…", f'fedfit.resume("{result.path}")', "force=True"):
+        assert remedy in str(caught.value)
+    assert "--" not in str(caught.value)
+    with pytest.raises(RunFolderError, match=r"not of a run; give another out=…$"):
+        api.run(str(world.recipe), *world.overrides, out=world.folder)
 
 
 def test_a_run_goes_to_runs_by_the_name_of_the_recipe(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +99,7 @@ def test_a_run_goes_to_runs_by_the_name_of_the_recipe(world: World, tmp_path: Pa
 
 @pytest.mark.parametrize("call", [api.load, api.resume])
 def test_a_folder_that_is_no_run(call: object, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"is not (the folder of a run|a run that can be resumed)"):
+    with pytest.raises(RunFolderError, match=r"is not a run folder, it lacks recipe.toml"):
         call(tmp_path)  # type: ignore[operator]
 
 
@@ -121,7 +127,7 @@ def test_the_code_of_the_page(world: World, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pandas.DataFrame.plot", lambda self, **keys: None)
     texts = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(texts) == 3
+    assert len(texts) == 4
     first = ", ".join(map(repr, [str(world.recipe), *world.overrides, "name=demo"]))
     code = "".join(texts).replace('"demo"', first).replace("rounds=20", "rounds=3")
     seen: dict[str, object] = {}

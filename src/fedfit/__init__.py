@@ -1,6 +1,13 @@
 """fedfit: fine-tunes one language model across many devices by federated split LoRA."""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedfit.api import Run, load, plan, resume, run, stream
+    from fedfit.errors import FedfitError, RecipeError
+
+__all__ = ["FedfitError", "RecipeError", "Run", "load", "plan", "resume", "run", "stream"]
 
 __version__ = "0.1.0"
 
@@ -9,12 +16,14 @@ __version__ = "0.1.0"
 if "GOMP_SPINCOUNT" not in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_API = ("run", "stream", "resume", "load", "plan", "Run")
-
 
 def __getattr__(name: str) -> object:
-    """The Python API (``fedfit.api``), imported when it is first asked for."""
-    if name in _API:
+    """The Python API (``fedfit.api``) and its errors, imported when they are first asked for."""
+    if name in ("FedfitError", "RecipeError"):
+        import fedfit.errors
+
+        return getattr(fedfit.errors, name)
+    if name in __all__:
         import fedfit.api
 
         return getattr(fedfit.api, name)
@@ -22,4 +31,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_API]
+    return [*globals(), *__all__]

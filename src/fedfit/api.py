@@ -105,12 +105,16 @@ class Stream:
     """The results of a run as they are made; ``run`` is its folder, which is let go when the loop over the stream ends."""
 
     def __init__(self, recipe: str, overrides: Sequence[str], out: str | Path | None, force: bool) -> None:
+        from fedfit.errors import RunFolderError
         from fedfit.experiment.load import parse_recipe, read_recipe
         from fedfit.experiment.session import Session
 
         resolved = parse_recipe(read_recipe(recipe), list(overrides), recipe)
         path = Path(out) if out is not None else Path("runs") / resolved.name
-        self._session = Session.start(resolved, path, force=force)
+        try:
+            self._session = Session.start(resolved, path, force=force)
+        except RunFolderError as error:
+            raise RunFolderError(error.in_python) from error.__cause__
         self._results = self._session.results()
         self.run = Run(path)
 

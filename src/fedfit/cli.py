@@ -119,16 +119,22 @@ def compare(
     target: Annotated[float | None, typer.Option(help="Cost-to-Target: as 0.85; by default the worst final value.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print tables of several runs (summary, quality and cost, recipes), and overlay their curves."""
+    """Print tables of several runs (summary, quality and cost, recipes), and overlay their curves.
+
+    Folders that are no run, such as a sweep's, are skipped and named.
+    """
+    from fedfit.reports.chosen import choose_runs
     from fedfit.reports.comparison import Comparison
-    from fedfit.reports.report import read_runs, write_comparison
+    from fedfit.reports.report import write_comparison
 
     with polite_errors(as_json):
-        runs = read_runs(folders)
+        runs, skipped = choose_runs(folders)
+        for line in skipped:
+            say(SCREEN, line)
         comparison = Comparison.of(runs, {"mb": budget_mb, "s": budget_s, "j": budget_j}, target)
         written = write_comparison(runs, out)
     if as_json:
-        print_json({**comparison.to_json(), "written": [str(path) for path in written]})
+        print_json({**comparison.to_json(), "skipped": skipped, "written": [str(path) for path in written]})
         return
     screen = Console()
     for title, table in comparison.tables():
@@ -153,6 +159,7 @@ def recipes(context: typer.Context, as_json: Json = False) -> None:
     for name, head in heads.items():
         typer.echo(f"{name:<{width}}  {head}")
     typer.echo("\nfedfit recipes show NAME > my-recipe.toml   prints one to start from")
+    typer.echo("fedfit plan                                 lists the shipped fleets, for plans without a model")
 
 
 @recipes_app.command()

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def plan(
-    fleet: Annotated[str, typer.Argument(help="A shipped fleet's name (three-devices, city), or a TOML file.")],
+    fleet: Annotated[
+        str | None, typer.Argument(help="A shipped fleet's name, or a TOML file; without one the shipped fleets are listed.")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value …", metavar="[KEY=VALUE]...")] = None,
     solver: Annotated[str, typer.Option(help="exact, exhaustive, as_printed or random_frequency.")] = "exact",
     policy: Annotated[str, typer.Option(help="common: one rank for all; per_device: each its own.")] = "common",
@@ -28,10 +30,19 @@ def plan(
     for_rank: Annotated[int | None, typer.Option(help="Also say the least deadline and energy for this rank.")] = None,
     choose_layers: Annotated[bool, typer.Option("--choose-layers", help="Choose each device's layers with its rank.")] = False,
     round_number: Annotated[int, typer.Option("--round", help="Draw the fading of this round; 0: mean gains.")] = 0,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the fleet's file, ready to be redirected, and plan nothing.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write plan.json and the figure there.")] = None,
     as_json: Json = False,
 ) -> None:
     """Choose LoRA rank and CPU frequency for every device of a fleet, under its deadline and energy."""
+    if fleet is None:
+        _list_fleets(as_json)
+        return
+    if show:
+        _show(fleet)
+        return
     from fedfit.experiment.fleet_file import read_fleet_file
     from fedfit.experiment.plan_fleet import PlanOptions, plan_fleet
 
@@ -53,6 +64,27 @@ def plan(
     _tell(found, options, as_json)
     if found["infeasible"] and not drop_infeasible:
         raise typer.Exit(2)
+
+
+def _list_fleets(as_json: bool) -> None:
+    from fedfit.experiment.fleet_file import fleet_heads
+
+    heads = fleet_heads()
+    if as_json:
+        print_json(heads)
+        return
+    width = max(map(len, heads))
+    for name, head in heads.items():
+        typer.echo(f"{name:<{width}}  {head}")
+    typer.echo("\nfedfit plan NAME                          plans for one of them")
+    typer.echo("fedfit plan NAME --show > my-fleet.toml   prints one to start from")
+
+
+def _show(fleet: str) -> None:
+    from fedfit.experiment.fleet_file import read_fleet_text
+
+    with polite_errors():
+        typer.echo(read_fleet_text(fleet), nl=False)
 
 
 def _word(typed: str) -> str:

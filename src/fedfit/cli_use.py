@@ -31,12 +31,16 @@ def predict(
 ) -> None:
     """Add the columns prediction and probability to rows of your own."""
     with polite_errors():
-        from fedfit.experiment.rows import output_kind, read_rows, write_rows
+        from fedfit.errors import DataError
+        from fedfit.experiment.rows import NoHeader, columns_of, output_kind, read_rows, write_rows
         from fedfit.experiment.runs import adapter_of, recipe_of
 
         data = recipe_of(folder).data
         adapter_of(folder)
-        rows = read_rows(source, kind, data.columns)
+        try:
+            rows = read_rows(source, kind, data.columns, text or columns_of(data)[0])
+        except NoHeader as error:
+            raise DataError(f"{error} | fedfit predict {folder}") from None
         written_as = output_kind(output, rows)
         texts, pairs = rows.texts(data, text or (), pair)
         with waiting("reading the model …", quiet):

@@ -6,6 +6,7 @@
     ├── ModelError       a model that is not available or whose family is not supported
     ├── UpdateRefused    one device's update that must not be averaged; the round goes on
     ├── RunFolderError   a run folder that exists already, is damaged, or cannot be written
+    ├── ComponentError   an exception inside a rule, task, adapter kind or codec of the user's own
     └── TrainingStopped  the run cannot go on (every update of several rounds was refused)
 
 The command line prints the message alone; a traceback is for mistakes of ours.
@@ -34,10 +35,16 @@ class FedfitError(Exception):
 
 
 class RecipeError(FedfitError):
-    """A recipe, or a fleet file, with at least one fault; ``faults`` holds all of them."""
+    """A recipe, or a fleet file, with at least one fault; ``faults`` holds all of them.
 
-    def __init__(self, faults: Sequence[Fault], what: str = "the recipe") -> None:
+    The message counts and lists them, unless ``text`` says it better.
+    """
+
+    def __init__(self, faults: Sequence[Fault], what: str = "the recipe", text: str | None = None) -> None:
         self.faults = tuple(faults)
+        if text is not None:
+            super().__init__(text)
+            return
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         lines = [f"{what} has {count}:", *(f"  {fault}" for fault in self.faults)]
         super().__init__("\n".join(lines))
@@ -56,7 +63,18 @@ class UpdateRefused(FedfitError):
 
 
 class RunFolderError(FedfitError):
-    """A run folder that is in the way, damaged, or cannot be written."""
+    """A run folder that is in the way, damaged, or cannot be written.
+
+    ``in_python`` is the text with the remedies of the Python API, where those of the command line are others.
+    """
+
+    def __init__(self, text: str, in_python: str | None = None) -> None:
+        super().__init__(text)
+        self.in_python = in_python or text
+
+
+class ComponentError(FedfitError):
+    """An exception inside a user's own rule, task, adapter kind or codec, which is its ``__cause__``."""
 
 
 class TrainingStopped(FedfitError):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fedfit.errors import FedfitError
+from fedfit.errors import ComponentError, FedfitError
 
 SCREEN = Console(stderr=True)
 """Standard error, for everything but results."""
@@ -23,7 +23,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 @contextmanager
 def polite_errors(as_json: bool = False) -> Iterator[None]:
-    """Prints a user's mistake in words and exits with status 2, never with a traceback; ``as_json`` adds a JSON document."""
+    """Prints a user's mistake in words and exits with status 2, never with a traceback; ``as_json`` adds a JSON document.
+
+    An exception inside a component of the user's own ends with status 1 and the frames of that component.
+    """
     try:
         yield
     except FedfitError as error:
@@ -32,7 +35,7 @@ def polite_errors(as_json: bool = False) -> Iterator[None]:
             print_json({"error": str(error), "faults": faults})
         SCREEN.print("[bold red]error:[/] ", end="")
         say(SCREEN, str(error))
-        raise typer.Exit(2) from error
+        raise typer.Exit(1 if isinstance(error, ComponentError) else 2) from error
     except KeyboardInterrupt:
         say(SCREEN, "\nstopped")
         raise typer.Exit(130) from None

@@ -211,15 +211,15 @@ def test_square_brackets_are_no_markup(world: World, tmp_path: Path, monkeypatch
     assert "figures: [blue]" in fedfit("compare", out, out, "--out", "[blue]").stdout
 
 
-def test_wrong_names_and_folders(finished: Path, tmp_path: Path) -> None:
+def test_wrong_names_and_folders(tmp_path: Path) -> None:
     refused("run", "dmeo", says=["recipe = 'dmeo': did you mean 'demo'?"])
     refused("recipes", "show", "dmeo", says=["did you mean 'demo'?"])
     refused("run", "agnews", says=["did you mean 'agnews-minilm' or 'agnews-noniid' or 'agnews-per-device' or "])
     refused("run", "colla", says=["recipe = 'colla': give a file, or one of ", "; `fedfit recipes` describes them"])
     refused("run", "pydoc", says=["recipe = 'pydoc': did you mean 'demo'? give a file, or one of "])
-    refused("resume", tmp_path, says=[f"{tmp_path} is not a run that can be resumed"])
+    refused("resume", tmp_path, says=[f"{tmp_path} is not a run folder, it lacks recipe.toml and partition.json: name"])
     refused("report", tmp_path / "nothing", says=["does not exist"])
-    refused("compare", finished, tmp_path, says=[f"{tmp_path} is not a run folder"])
+    refused("compare", tmp_path, says=[f"{tmp_path} is not a run folder"])
 
 
 def test_a_damaged_run_folder(finished: Path, tmp_path: Path) -> None:

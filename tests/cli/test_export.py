@@ -48,7 +48,7 @@ def test_a_folder_in_the_way(finished: Path, merged: Path, tmp_path: Path) -> No
     refused("export", finished, "--merged", tmp_path, says=["holds files already", "another --merged"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     refused("export", finished, "--merged", tmp_path / "mine.txt", "--json", says=["is a file"])
-    refused("export", tmp_path, "--merged", tmp_path / "new", says=["is not the folder of a run"])
+    refused("export", tmp_path, "--merged", tmp_path / "new", says=["is not a run folder"])
     (tmp_path / "recipe.toml").write_text("")
     refused("export", tmp_path, "--merged", tmp_path / "new", says=["has no saved adapter"])
     assert not (tmp_path / "new").exists()

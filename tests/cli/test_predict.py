@@ -139,7 +139,7 @@ def test_no_warning_of_the_libraries_is_shown(world: World, finished: Path) -> N
 
 
 def test_a_folder_that_is_no_finished_run(world: World, tmp_path: Path) -> None:
-    refused("predict", tmp_path, "--input", world.test, says=["is not the folder of a run"])
+    refused("predict", tmp_path, "--input", world.test, says=["is not a run folder"])
     (tmp_path / "recipe.toml").write_text("")
     refused("predict", tmp_path, "--input", world.test, says=["has no saved adapter", f"fedfit resume {tmp_path}"])
 

@@ -110,8 +110,12 @@ def test_a_rule_that_loses_or_doubles_a_sample_is_refused(
 
 
 def test_by_column_with_fewer_values_than_devices_names_the_number_to_set() -> None:
-    with pytest.raises(DataError, match=r"federation.devices = 8: .*'node' has only 7.*federation.devices = 7"):
-        partition(sorted_set(10), PartitionSettings(kind="by_column", column="node"), 8, 0)
+    settings, both = PartitionSettings(kind="by_column", column="node"), "federation.devices_per_round"
+    for devices_per_round in (7, 8):
+        with pytest.raises(DataError, match=r"federation.devices = 8: .*'node' has only 7.*federation.devices = 7") as refusal:
+            partition(sorted_set(10), settings, 8, 0, devices_per_round)
+        assert (f"7 or less and {both} (now 8) no higher" in str(refusal.value)) == (devices_per_round == 8)
+        assert (both in str(refusal.value)) == (devices_per_round == 8)
 
 
 @pytest.mark.parametrize("column", [None, "nod"])

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fedfit.errors import RunFolderError
+from fedfit.reports.chosen import choose_runs
 from fedfit.reports.html import write_html
 from fedfit.reports.page import CSS
 from fedfit.reports.read import read_run
-from fedfit.reports.report import read_runs, write_comparison, write_report
+from fedfit.reports.report import write_comparison, write_report
 
 from .conftest import MakeRun, plan_run
 
@@ -116,18 +117,19 @@ def test_failed_write_leaves_the_old_page(make_run: MakeRun, monkeypatch: pytest
 def test_out_that_is_a_file_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="cannot be written"):
-        write_comparison(read_runs([make_run()]), tmp_path / "file")
+        write_comparison([read_run(make_run())], tmp_path / "file")
 
 
 def test_compare_writes_its_figures(make_run: MakeRun, tmp_path: Path) -> None:
-    paths = write_comparison(read_runs([make_run("one"), make_run("two", accuracies=(0.3, 0.6))]), tmp_path / "out")
+    runs = [read_run(make_run("one")), read_run(make_run("two", accuracies=(0.3, 0.6)))]
+    paths = write_comparison(runs, tmp_path / "out")
     assert {path.stem for path in paths} == {"compare_accuracy", "compare_loss", "compare_bytes"}
     assert all(path.is_file() for path in paths)
 
 
 def test_compare_of_nothing_is_refused() -> None:
     with pytest.raises(RunFolderError, match="nothing to compare"):
-        read_runs([])
+        choose_runs([])
 
 
 def test_the_package_imports_without_heavy_packages() -> None:

@@ -167,7 +167,7 @@ def test_closed_is_free(tmp_path: Path) -> None:
 def test_only_a_run_is_opened(missing: str, tmp_path: Path) -> None:
     make_run(tmp_path).close()
     (tmp_path / missing).unlink()
-    with pytest.raises(RunFolderError, match=r"not a run that can be resumed \(recipe.toml or partition.json is missing\)"):
+    with pytest.raises(RunFolderError, match=f"is not a run folder, it lacks {missing}"):
         RunFolder.open(tmp_path)
 
 

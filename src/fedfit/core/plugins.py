@@ -11,6 +11,9 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
+_MODULES: dict[str, str] = {}
+"""Name of each installed component that was found → its module."""
+
 
 def find(name: str, table: Mapping[str, T], group: str, kind: type[Any]) -> T:
     """The component ``name``: a row of ``table``, an entry point of ``group``, or the object at ``package.module:NAME``.
@@ -32,6 +35,11 @@ def names(table: Mapping[str, Any], group: str) -> tuple[str, ...]:
     return (*table, *(point.name for point in entry_points(group=group)))
 
 
+def module_of(name: str) -> str | None:
+    """The module of a component of the user's own or of another package; ``None`` for one of fedfit's tables."""
+    return name.partition(":")[0] if ":" in name else _MODULES.get(name)
+
+
 def _dotted(name: str) -> object:
     """The object at ``package.module:NAME``, of an installed package or a file in the working folder."""
     module, _, attribute = name.partition(":")
@@ -49,6 +57,7 @@ def _dotted(name: str) -> object:
 def _installed(name: str, group: str) -> object:
     for point in entry_points(group=group):
         if point.name == name:
+            _MODULES[name] = point.module
             try:
                 return point.load()
             except Exception as error:  # code of another package, which may raise anything

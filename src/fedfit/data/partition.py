@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 _MOST_KINDS = 24
 
 
-def partition(texts: TextSet, settings: PartitionSettings, devices: int, seed: int) -> list[np.ndarray]:
+def partition(
+    texts: TextSet, settings: PartitionSettings, devices: int, seed: int, devices_per_round: int = 1
+) -> list[np.ndarray]:
     """Spread ``texts`` over ``devices``: for each a sorted int64 array of sample indices.
 
     Every sample goes to exactly one device. A device may get none, with a small Dirichlet alpha. Samples
     are shuffled first, so the order of the source does not matter. Raises ``DataError`` for more devices than
-    samples, and for settings that the data cannot meet.
+    samples, and for settings that the data cannot meet; the message names ``devices_per_round`` where that must follow.
     """
     if devices > len(texts):
         raise DataError(
@@ -41,6 +43,8 @@ def partition(texts: TextSet, settings: PartitionSettings, devices: int, seed: i
     if settings.kind == "shards":
         parts = _shards(texts.classes, order, settings.shards_per_device, devices, rule_seed)
     else:
+        if settings.kind == "by_column":
+            _check_values(texts, settings.column, devices, devices_per_round)
         parts = [order[rows] for rows in _by_rule(texts, order, settings, devices, rule_seed)]
     _check_complete(parts, len(texts), settings)
     return [np.sort(part).astype(np.int64) for part in parts]
@@ -84,7 +88,7 @@ def _by_rule(texts: TextSet, order: np.ndarray, settings: PartitionSettings, dev
         return _run(rule, {"label": texts.classes[order]}, len(order), devices)
     if settings.kind == "by_column":
         # Values are grouped into devices beforehand, so that a group of the library is one device.
-        column = _device_of_value(texts, settings.column, devices)[order]
+        column = _device_of_value(texts, settings.column or "", devices)[order]
         rule = GroupedNaturalIdPartitioner("device", group_size=1, sort_unique_ids=True)
         return _run(rule, {"device": column}, len(order), devices)
     raise DataError(f"partition.kind = {settings.kind!r}: choose iid, dirichlet, shards or by_column")
@@ -119,20 +123,26 @@ def _shards(labels: np.ndarray, order: np.ndarray, per_device: int, devices: int
     return [np.concatenate([shards[shard] for shard in hand]) for hand in dealt]
 
 
-def _device_of_value(texts: TextSet, column: str | None, devices: int) -> np.ndarray:
-    """Device of every sample: the values of ``column``, most frequent first, are dealt to the devices in turn."""
+def _check_values(texts: TextSet, column: str | None, devices: int, devices_per_round: int) -> None:
+    """Raises ``DataError`` for a column that does not exist, or that has fewer values than there are devices."""
     if column is None or column not in texts.columns:
         names = ", ".join(sorted(texts.columns)) or "none"
         guess = did_you_mean(column, texts.columns) if column else ""
         raise DataError(f"partition.column = {column!r}: the data set has no such column; {guess}it has: {names}")
+    count = len({str(value) for value in texts.columns[column]})
+    if count < devices:
+        both = f" and federation.devices_per_round (now {devices_per_round}) no higher" if devices_per_round > count else ""
+        raise DataError(
+            f"federation.devices = {devices}: partition.column = {column!r} has only {count} values; "
+            f"set federation.devices = {count} or less{both}"
+        )
+
+
+def _device_of_value(texts: TextSet, column: str, devices: int) -> np.ndarray:
+    """Device of every sample: the values of ``column``, most frequent first, are dealt to the devices in turn."""
     values, inverse, counts = np.unique(
         np.array([str(value) for value in texts.columns[column]], dtype=object), return_inverse=True, return_counts=True
     )
-    if len(values) < devices:
-        raise DataError(
-            f"federation.devices = {devices}: partition.column = {column!r} has only {len(values)} values; "
-            f"set federation.devices = {len(values)} or less"
-        )
     device = np.empty(len(values), dtype=np.int64)
     device[np.argsort(-counts, kind="stable")] = np.arange(len(values)) % devices
     return device[inverse]

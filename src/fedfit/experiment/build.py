@@ -136,7 +136,8 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
     task, tokenizer = make_task(recipe.task, corpus), load_tokenizer(recipe.model.name)
     corpus, sets = encode(task, corpus, tokenizer, recipe.data.max_tokens)
     train = sets.pop("train")
-    held = partition(corpus.train, recipe.partition, federation.devices, derive_seed(seed, "partition"))
+    cut = derive_seed(seed, "partition")
+    held = partition(corpus.train, recipe.partition, federation.devices, cut, federation.devices_per_round)
     held, own_tests = set_apart(held, recipe.evaluation.device_test_share, seed)
     holders = sum(len(part) > 0 for part in held)
     if holders < federation.devices_per_round:

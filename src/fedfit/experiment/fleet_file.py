@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedfit.errors import Fault, RecipeError
+from fedfit.errors import Fault, RecipeError, nearest
 from fedfit.experiment.fleet_faults import file_faults
 from fedfit.experiment.limits import limit_faults
 from fedfit.experiment.shipped import read_shipped_or_file, shipped
@@ -24,7 +24,7 @@ def read_fleet_file(name_or_path: str, overrides: Sequence[str] = ()) -> FleetFi
     Raises:
         RecipeError: with every fault found.
     """
-    return parse_fleet(read_shipped_or_file(name_or_path, shipped_fleets(), "fleet"), overrides, name_or_path)
+    return parse_fleet(read_fleet_text(name_or_path), overrides, name_or_path)
 
 
 def parse_fleet(text: str, overrides: Sequence[str] = (), origin: str = "the text") -> FleetFile:
@@ -41,6 +41,7 @@ def parse_fleet(text: str, overrides: Sequence[str] = (), origin: str = "the tex
         raise RecipeError([Fault("fleet", origin, remedy)], "the fleet")
     for words in overrides:
         override(document, words, faults)
+    faults += _keys_of_a_recipe(document.pop("plan", None))
     file = build_settings(FleetFile, document, faults)
     faults += limit_faults(file)
     if not faults:
@@ -48,6 +49,44 @@ def parse_fleet(text: str, overrides: Sequence[str] = (), origin: str = "the tex
     if faults:
         raise RecipeError(faults, "the fleet")
     return file
+
+
+def fleet_heads() -> dict[str, str]:
+    """The first comment line of every shipped fleet, by name."""
+    return {name: text.partition("\n")[0].lstrip("# ") for name, text in shipped_fleets().items()}
+
+
+def read_fleet_text(name_or_path: str) -> str:
+    """The text of a shipped fleet by name, or of a file.
+
+    Raises:
+        RecipeError: when no such fleet or file exists.
+    """
+    return read_shipped_or_file(name_or_path, shipped_fleets(), "fleet", hint="; `fedfit plan` describes them")
+
+
+_PLACES = {
+    "deadline_s": "round.deadline_s",
+    "energy_budget_j": "fleet.energy_budget_j",
+    "bits_per_parameter": "adaptation.bits_per_parameter",
+    "policy": "--policy (common or per_device)",
+    "frequency": "--frequency (least_energy or fastest)",
+}
+"""Key of a recipe's ``[plan]`` → its like in a fleet file, or the option of ``fedfit plan``."""
+
+
+def _keys_of_a_recipe(plan: object) -> list[Fault]:
+    """The faults of a fleet file with the ``[plan]`` of a recipe."""
+    if plan is None:
+        return []
+    if not isinstance(plan, dict):
+        return [Fault("plan", plan, "a section of recipes; a fleet file has none like it")]
+    faults = []
+    for name, value in plan.items():
+        meant = _PLACES.get(name) or next((_PLACES[near] for near in nearest(name, _PLACES)), None)
+        like = f"did you mean {meant}?" if meant else "a fleet file has none like it"
+        faults.append(Fault(f"plan.{name}", value, f"a key of recipes; {like}"))
+    return faults
 
 
 def fleet_of(file: FleetFile) -> Fleet:

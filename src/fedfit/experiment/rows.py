@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fedfit.atomic import write_atomic
-from fedfit.data.files import parse_frame, read_bytes
+from fedfit.data.files import SEPARATORS, parse_frame, read_bytes
 from fedfit.data.named import NAMED_SETS
 from fedfit.data.table import cell_text, to_table
-from fedfit.errors import DataError, RunFolderError, choose
+from fedfit.errors import DataError, RunFolderError, choose, nearest
 from fedfit.settings import FILE_SOURCES, DataSettings
 
 if TYPE_CHECKING:
     from fedfit.experiment.use import Prediction
 
 _ADDED = ("prediction", "probability")
+_LONGEST = 60  # letters of a line in a message
 _BREAKS = re.compile(r"[\t\r\n]+")
 
 
@@ -73,14 +76,20 @@ def columns_of(data: DataSettings) -> tuple[Sequence[str], str | None]:
     return ("text",), "pair" if hub is not None and hub.pair is not None else None
 
 
-def read_rows(source: Path | None, kind: str | None, columns: Sequence[str] | None = None) -> Rows:
+class NoHeader(DataError):
+    """Lines on standard input that begin without the names of the columns; the text ends in a command that has them."""
+
+
+def read_rows(source: Path | None, kind: str | None, columns: Sequence[str] | None = None, texts: Sequence[str] = ()) -> Rows:
     """The rows of a file, or of standard input when ``source`` is ``None``.
 
     Args:
         kind: csv, tsv, json, jsonl or parquet; by default that of the file's ending, and csv on standard input.
         columns: names of the columns where csv or tsv have no header.
+        texts: the columns of the text.
 
     Raises:
+        NoHeader: for lines on standard input whose first one names none of ``texts``.
         DataError: for a file that cannot be read, for a kind that does not exist, and for rows that have a column
             ``prediction`` or ``probability`` already.
     """
@@ -90,11 +99,30 @@ def read_rows(source: Path | None, kind: str | None, columns: Sequence[str] | No
         raise DataError(f"{given}: {choose(found, FILE_SOURCES)}")
     origin = source if source is not None else Path("standard input")
     content = read_bytes(source) if source is not None else sys.stdin.buffer.read()
+    if source is None and found in SEPARATORS and columns is None and texts:
+        _check_header(content, SEPARATORS[found], texts)
     frame = parse_frame(content, origin, found, columns if found in ("csv", "tsv") else None, "--format")
     taken = [name for name in _ADDED if name in frame.columns]
     if taken:
         raise DataError(f"{origin} has a column {taken[0]!r} already; rename it or take it out")
     return Rows(f"{origin} (--input)", found, frame)
+
+
+def _check_header(content: bytes, separator: str, texts: Sequence[str]) -> None:
+    """Raises ``NoHeader`` for a first line of one field, or one alone, that is no column's name: a text typed without one."""
+    first, *rest = content.decode("utf-8", "replace").lstrip("\ufeff").splitlines() or [""]
+    names = next(csv.reader([first], delimiter=separator), [])
+    meant = set(texts) & set(re.split(r"[,;\t|]", first)) or nearest(first, texts)
+    if not first.strip() or meant or (any(line.strip() for line in rest) and len(names) > 1):
+        return
+    first = first if len(first) <= _LONGEST else f"{first[:_LONGEST]}…"
+    header = separator.join(texts)
+    typed = first if len(texts) == 1 else separator.join("…" for _ in texts)
+    lines = shlex.quote(f"{header}\n{typed}\n".replace("\n", "\\n").replace("%", "%%"))
+    raise NoHeader(
+        f"standard input: the first line, {first!r}, was read as the header, which names the columns; write one above it: "
+        f"printf {lines}"
+    )
 
 
 def output_kind(output: Path | None, rows: Rows) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedfit.core.run_files import check_is_run
 from fedfit.errors import RunFolderError
 from fedfit.experiment.load import parse_recipe, read_recipe
 from fedfit.settings import Recipe
@@ -16,8 +17,7 @@ def recipe_of(run: Path) -> Recipe:
         RunFolderError: when the folder is none of a run.
     """
     file = run / "recipe.toml"
-    if not file.is_file():
-        raise RunFolderError(f"{run} is not the folder of a run: it has no recipe.toml")
+    check_is_run(run, (file.name,))
     return parse_recipe(read_recipe(str(file)), origin=str(file))
 
 

@@ -17,6 +17,7 @@ from fedfit.experiment.environment import environment
 from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.model_card import model_card
+from fedfit.experiment.own_faults import before_the_first_round, own_faults
 from fedfit.experiment.validate import validate
 from fedfit.metric_names import higher_is_better
 from fedfit.models.load import public_name
@@ -56,11 +57,12 @@ class Session:
         Raises:
             FedfitError: for a recipe, data, model or folder that will not do.
         """
-        validate(recipe)
-        recipe = resolve(recipe)
-        RunFolder.check_free(path, force=force)
-        memories = DeviceMemories(path / DEVICES_FOLDER)
-        experiment = build(recipe, memories=memories)
+        with own_faults(recipe, lambda: before_the_first_round(path)):
+            validate(recipe)
+            recipe = resolve(recipe)
+            RunFolder.check_free(path, force=force)
+            memories = DeviceMemories(path / DEVICES_FOLDER)
+            experiment = build(recipe, memories=memories)
         folder = RunFolder.create(path, force=force, memories=memories)
         folder.write_object(TASK, task_facts(experiment.parts.task))
         folder.describe(to_toml(recipe), environment(experiment.parts.model.device), experiment.facts)
@@ -82,8 +84,9 @@ class Session:
             needs = last.needs if last else Needs()
             if last:
                 folder.refuse(changed_keys(needs.fingerprint, recipe))
-            validate(recipe)
-            experiment = build(recipe, memories=folder.memories)
+            with own_faults(recipe, lambda: _before_the_next_round(path, last)):
+                validate(recipe)
+                experiment = build(recipe, memories=folder.memories)
             now = _fingerprint(experiment)
             changed = changed_contents(needs.fingerprint, now) if last else []
             folder.refuse([*(changed or _partition_lost(folder, experiment)), *folder.lost(needs)])
@@ -114,7 +117,20 @@ class Session:
         """Runs what is left, writing each round before it is yielded, and the adapter at the end, however it ends.
 
         A closer look at the final model is written once the run is finished.
+
+        Raises:
+            ComponentError: for an exception inside a component of the user's own.
         """
+        with own_faults(self.recipe, self._place):
+            yield from self._results()
+
+    def _place(self) -> tuple[str, str]:
+        """The round that is being run, and what becomes of the folder if it fails."""
+        if self.finished:
+            return "after the last round", _remedy(self.folder.path, self.last)
+        return f"in round {0 if self.last is None else self.last.record.round + 1}", _remedy(self.folder.path, self.last)
+
+    def _results(self) -> Iterator[RoundResult]:
         tracked = TrackedRun(self.folder.path, self.recipe.name, self.fingerprint.recipe)
         sinks = Sinks(self.recipe.tracking.sinks, tracked, tuple(self.records))
         stream = iter(()) if self.finished else self.experiment.run(self.last, _failed(self.records))
@@ -152,6 +168,15 @@ class Session:
         save = partial(_save, model, public_name(self.recipe.model.name), labels)
         card = model_card(self.recipe, self.experiment.facts, self.records)
         return self.folder.save_adapter(save, labels, card)
+
+
+def _before_the_next_round(path: Path, last: RoundResult | None) -> tuple[str, str]:
+    return "before the next round", _remedy(path, last)
+
+
+def _remedy(path: Path, last: RoundResult | None) -> str:
+    goes_on = f"goes on from round {last.record.round}" if last is not None else "starts it"
+    return f"mend it, then `fedfit resume {path}` {goes_on}"
 
 
 def _save(model: SplitModel, base_model: str, labels: Sequence[str], folder: Path) -> None:

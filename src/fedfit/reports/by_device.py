@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from fedfit.reports.labels import MAX_BARS, pool
+from fedfit.reports.labels import MAX_BARS, name_ticks, pool
 from fedfit.reports.metrics import Measure
 from fedfit.reports.read import RunData, number
 from fedfit.reports.style import FAINT, PALETTE, WIDE_INCHES, blank
@@ -23,9 +23,10 @@ def draw_by_device(run: RunData) -> Any:
     if len(rows) <= MAX_BARS:
         axes.bar(np.arange(len(rows)), values, width=0.7, color=PALETTE[0])
         step = max(1, -(-len(rows) // 20))
-        axes.set_xticks(np.arange(len(rows))[::step], [str(row["device"]) for row in rows[::step]])
+        if not name_ticks(axes, run, [row["device"] for row in rows]):
+            axes.set_xticks(np.arange(len(rows))[::step], [str(row["device"]) for row in rows[::step]])
+            axes.set_xlabel("Device")
         axes.set_xlim(-0.6, max(len(rows), 3) - 0.4)
-        axes.set_xlabel("Device")
     else:
         ordered = pool(np.sort(values)[:, None])[:, 0]
         axes.stairs(ordered, np.linspace(0, len(rows), len(ordered) + 1), fill=True, color=PALETTE[0])

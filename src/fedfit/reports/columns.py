@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fedfit.reports.costs import energy_j, latency_s, rank_texts
 from fedfit.reports.metrics import ABSENT, Measure, format_loss
 from fedfit.reports.read import RunData, number
-from fedfit.reports.style import binding_label
+from fedfit.reports.style import binding_label, plain
 from fedfit.units import format_bytes, format_joules, format_seconds, format_simulated
 
 
@@ -79,8 +79,12 @@ def run_columns(runs: Sequence[RunData], metric: str, refused: bool) -> list[Col
     ]
 
 
-def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Columns of a device's record, refusals last. Columns of a plan and of refusals appear only if some row has a value."""
+def device_columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None, column: str = "") -> list[Column]:
+    """Columns of a device's record, refusals last. Columns of a plan and of refusals appear only if some row has a value.
+
+    ``names`` of the devices, by number, have a column with the heading ``column``.
+    """
+    named = [Column(column, lambda row: _name_of(names or (), row["device"]), kind="label")] if names else []
     refused = [Column("Refused because", lambda row: str(row.get("refused") or ""), kind="text")]
     planned = [Column("Rank", lambda row: str(row["rank"] or ABSENT) if row.get("rank") is not None else ABSENT)]
     charged = [
@@ -97,6 +101,7 @@ def device_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     ]
     return [
         Column("Device", lambda row: str(row["device"])),
+        *named,
         Column("Samples", lambda row: format_count(row["samples"])),
         Column("Steps", lambda row: format_count(row["steps"])),
         Column("Train loss", lambda row: format_loss(row["train_loss"])),
@@ -178,6 +183,10 @@ def _loss_metric(run: RunData, first: str) -> str | None:
     losses = [found for found in map(Measure.of, run.keys) if found.is_loss and found.key != first]
     like = [found.key for found in losses if (found.part, found.ending) == (leading.part, leading.ending)]
     return next(iter(like), None)
+
+
+def _name_of(names: Sequence[str], device: int) -> str:
+    return plain(names[device], 60) if 0 <= device < len(names) else ABSENT
 
 
 def _cost_cell(written: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:

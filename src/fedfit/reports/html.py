@@ -18,6 +18,7 @@ from fedfit.reports.html_table import table
 from fedfit.reports.metrics import Measure, capital
 from fedfit.reports.page import CSS, PAGE
 from fedfit.reports.read import RunData
+from fedfit.reports.style import plain
 from fedfit.reports.tables import status, summary_rows
 from fedfit.units import format_bytes, format_joules, format_seconds, format_simulated
 
@@ -115,7 +116,8 @@ def _devices(run: RunData) -> str:
         return '<p class="note">No device has taken part in a finished round yet.</p>'
     among = f"The first {SHOWN_DEVICES} of {len(rows):,}" if len(rows) > SHOWN_DEVICES else f"All {len(rows)}"
     note = f'<p class="note">{among} devices that took part in round {run.rounds[-1]["round"]}; devices.jsonl lists all.</p>'
-    return table(device_columns(rows), rows[:SHOWN_DEVICES]) + note
+    column = plain(run.recipe.get("partition", {}).get("column", "Name"))
+    return table(device_columns(rows, run.device_names, column), rows[:SHOWN_DEVICES]) + note
 
 
 def _environment(environment: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ MAX_BARS = 40
 MAX_COLUMNS = 800
 """Most columns of the heat map; more devices than this share columns, since a column each would be thinner than a pixel."""
 MAX_NAMED_CLASSES = 25
+MAX_NAMED_DEVICES = 20
+_LETTERS_A_ROW = 90  # of names below a figure's bars; longer rows are slanted
 
 Counts = npt.NDArray[np.float64]
 """``(devices, classes)``: training samples, or each class's share of the device's samples."""
@@ -29,7 +32,7 @@ def draw_labels(run: RunData) -> Any:
     counts = np.asarray(run.partition["counts"], dtype=np.float64)
     kind = str(run.partition.get("kinds", "class"))
     if len(counts) <= MAX_BARS and len(names) <= len(PALETTE):
-        return _draw_bars(names, counts, plain(kind))
+        return _draw_bars(run, names, counts, plain(kind))
     return _draw_heat_map(names, counts, plain(kind) or "kind")
 
 
@@ -63,7 +66,19 @@ def pool(values: Counts, columns: int = MAX_COLUMNS) -> Counts:
     return pooled
 
 
-def _draw_bars(names: list[str], counts: Counts, kind: str) -> Any:
+def name_ticks(axes: Any, run: RunData, devices: Sequence[int]) -> bool:
+    """Names the ticks by the values behind ``devices``; false, and nothing done, without names or with many devices."""
+    names = run.device_names
+    if names is None or not devices or len(devices) > MAX_NAMED_DEVICES or max(devices) >= len(names):
+        return False
+    shown = [plain(names[device], 18) for device in devices]
+    slanted = len(devices) * max(map(len, shown)) > _LETTERS_A_ROW
+    axes.set_xticks(range(len(devices)), shown, **({"rotation": 30, "ha": "right"} if slanted else {}))
+    axes.set_xlabel(f"Device, by {plain(run.recipe.get('partition', {}).get('column', 'name'))}")
+    return True
+
+
+def _draw_bars(run: RunData, names: list[str], counts: Counts, kind: str) -> Any:
     figure, axes = blank(WIDE_INCHES)
     devices, floor = np.arange(len(counts)), np.zeros(len(counts))
     for index, name in enumerate(names):
@@ -71,9 +86,10 @@ def _draw_bars(names: list[str], counts: Counts, kind: str) -> Any:
         axes.bar(devices, counts[:, index], bottom=floor, width=0.8, label=name, **look)
         floor = floor + counts[:, index]
     axes.set_xlim(-0.6, max(len(counts), 3) - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True, min_n_ticks=1))
+    if not name_ticks(axes, run, range(len(counts))):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True, min_n_ticks=1))
+        axes.set_xlabel("Device")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel("Device")
     axes.set_ylabel("Training samples")
     if kind:
         handles, labels = axes.get_legend_handles_labels()

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fedfit.core.run_files import check_is_run
 from fedfit.errors import RunFolderError
 from fedfit.metric_names import PREFIXES, higher_is_better
 from fedfit.reports.files import damaged, is_number, read_lines, read_object, read_toml
@@ -29,6 +30,8 @@ COUNTS = ("round", "uplink_bytes", "downlink_bytes", "seconds")
 MEASURES = ("train_loss",)
 """Measures of every round; null if not measured (no training in round 0, a loss that was not finite)."""
 DEVICE_COUNTS = (*COUNTS, "device", "samples", "steps")
+NAMED_VALUES = 3
+"""Values of the partition's column that name a device; the others are counted."""
 SCORE_COUNTS = ("round", "device", "samples")
 
 
@@ -100,6 +103,14 @@ class RunData:
         return asked if isinstance(asked, int) else len({row["device"] for row in self.devices})
 
     @property
+    def device_names(self) -> list[str] | None:
+        """With ``by_column`` the values behind each device, joined; ``None`` if devices have numbers alone."""
+        named = (self.partition or {}).get("devices")
+        if not isinstance(named, list) or len(named) != self.device_count:
+            return None
+        return [_shortened(values) for values in named]
+
+    @property
     def deciding_charge(self) -> str:
         """``"sent"`` or ``"formula"``: the one of a device's two charges that sets the time and energy of a round."""
         return "formula" if self.recipe.get("plan", {}).get("count") == "formula" else "sent"
@@ -130,7 +141,7 @@ def read_run(folder: Path) -> RunData:
         RunFolderError: for a folder that is no run folder or has no finished round, or for a damaged file; the message names
             file and line.
     """
-    _check_is_run_folder(folder)
+    check_is_run(folder, (RECIPE, ROUNDS))
     recipe = read_toml(folder / RECIPE)
     rounds = list(read_lines(folder / ROUNDS, COUNTS, MEASURES))
     if not rounds:
@@ -169,19 +180,15 @@ def common_metric(runs: Sequence[RunData]) -> str:
     return next((key for key in wanted if all(key in run.keys for run in runs)), first.headline)
 
 
+def _shortened(values: Any) -> str:
+    """The values joined, the first three of many."""
+    words = [str(value) for value in values] if isinstance(values, list) else [str(values)]
+    return ", ".join(words[:NAMED_VALUES]) + (f" and {len(words) - NAMED_VALUES} more" if len(words) > NAMED_VALUES else "")
+
+
 def number(value: float | None) -> float:
     """``value`` as a float; NaN for ``None``, which marks a missing value in JSON."""
     return math.nan if value is None else float(value)
-
-
-def _check_is_run_folder(folder: Path) -> None:
-    remedy = "name the folder of a run, or make one with `fedfit run RECIPE --out DIR`"
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "does not exist"
-        raise RunFolderError(f"{folder} {state}: {remedy}")
-    missing = [name for name in (RECIPE, ROUNDS) if not (folder / name).is_file()]
-    if missing:
-        raise RunFolderError(f"{folder} is not a run folder, it lacks {' and '.join(missing)}: {remedy}")
 
 
 def _read_partition(path: Path) -> dict[str, Any] | None:

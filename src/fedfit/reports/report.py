@@ -42,17 +42,6 @@ def write_comparison(runs: Sequence[RunData], out: Path) -> list[Path]:
         return overlay(runs, out)
 
 
-def read_runs(folders: Sequence[Path]) -> list[RunData]:
-    """The runs in ``folders``.
-
-    Raises:
-        RunFolderError: if ``folders`` is empty, or one of them cannot be read as a run.
-    """
-    if not folders:
-        raise RunFolderError("nothing to compare: name at least one run folder")
-    return [read_run(folder) for folder in folders]
-
-
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
     try:

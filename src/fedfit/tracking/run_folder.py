@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedfit.atomic import write_atomic
+from fedfit.core.run_files import check_is_run
 from fedfit.errors import RunFolderError
 from fedfit.records import DeviceRecord, DeviceScore, RoundRecord, RoundResult
 from fedfit.tracking.adapter_folder import write_adapter
@@ -69,7 +70,8 @@ class RunFolder:
             folder._clear()
         except OSError as error:
             folder.close()
-            raise RunFolderError(f"{path} cannot be written: {error.strerror or error}; choose another --out") from error
+            fault = f"{path} cannot be written: {error.strerror or error}; choose another"
+            raise RunFolderError(f"{fault} --out", f"{fault} out=…") from error
         return folder
 
     @staticmethod
@@ -82,14 +84,18 @@ class RunFolder:
         there = {item.name for item in path.iterdir()} if path.is_dir() else set()
         if there and not there & {_LOCK, "recipe.toml"}:
             # Also with --force: figures/ or adapter/ in a folder that no run has made are somebody's own.
-            raise RunFolderError(f"{path} holds files that are not of a run; give another --out")
+            fault = f"{path} holds files that are not of a run; give another"
+            raise RunFolderError(f"{fault} --out", f"{fault} out=…")
         if there and not force:
+            fault = f"{path} exists already; give another"
             raise RunFolderError(
-                f"{path} exists already; give another --out, go on with `fedfit resume {path}`, or replace it with --force"
+                f"{fault} --out, go on with `fedfit resume {path}`, or replace it with --force",
+                f'{fault} out=…, go on with fedfit.resume("{path}"), or replace it with force=True',
             )
         parent = next(place for place in (path, *path.resolve().parents) if place.exists())
         if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
-            raise RunFolderError(f"{path} cannot be written: {parent} is not a writable folder; choose another --out")
+            fault = f"{path} cannot be written: {parent} is not a writable folder; choose another"
+            raise RunFolderError(f"{fault} --out", f"{fault} out=…")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -98,8 +104,7 @@ class RunFolder:
         Raises:
             RunFolderError: when it is none, or another process works on it.
         """
-        if not (path / "recipe.toml").is_file() or not (path / "partition.json").is_file():
-            raise RunFolderError(f"{path} is not a run that can be resumed (recipe.toml or partition.json is missing)")
+        check_is_run(path, ("recipe.toml", "partition.json"))
         folder = cls(path)
         try:
             folder._hold()
