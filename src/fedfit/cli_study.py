@@ -42,13 +42,22 @@ def show_study(study: Study, written: list[Path]) -> None:
 
 
 def _drive(steps: Iterator[Progress], metric: Metric, quiet: bool) -> None:
-    """Runs the sweeps behind one bar that counts rounds over all runs."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    """Runs the sweeps behind one bar that counts rounds over all runs; without a terminal each round is a line."""
+    if not SCREEN.is_terminal:
+        for step in steps:
+            if not quiet and step.round is not None:
+                say(SCREEN, f"run {step.run}/{step.runs}: {step.name}, round {step.round}/{step.rounds}{_value(step, metric)}")
+        return
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=SCREEN, disable=quiet, refresh_per_second=4) as bar:
+    with Bar(*columns, console=SCREEN, disable=quiet, refresh_per_second=4) as bar:
         task = bar.add_task("reading data and model", total=None)
         for step in steps:
-            value = "" if step.value is None else f", {metric.name} {metric.shown(step.value)}"
-            words = f"run {step.run}/{step.runs}: {step.name}{value}"
+            words = f"run {step.run}/{step.runs}: {step.name}{_value(step, metric)}"
             bar.update(task, description=words, completed=step.done, total=step.total)
+
+
+def _value(step: Progress, metric: Metric) -> str:
+    return "" if step.value is None else f", {metric.name} {metric.shown(step.value)}"

@@ -1,4 +1,6 @@
-"""The one bar of a run, with the accuracy so far. It looks at the run's counters; the run knows nothing of it."""
+"""The one bar of a run, with the accuracy so far; without a terminal a line a round.
+
+It looks at the run's counters; the run knows nothing of it."""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+from fedfit.terminal import say
 
 if TYPE_CHECKING:
     from fedfit.experiment.session import Session
@@ -28,12 +32,13 @@ class Bar:
         self._steps_a_round = _steps_a_round(session)
         self._rounds = session.recipe.federation.rounds
         self._base = 0
+        self._lines = None if hidden or screen.is_terminal else screen
         columns = (SpinnerColumn(), TextColumn("{task.description}"), _Bar(self), _Accuracy(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=screen, disable=hidden, refresh_per_second=4)
+        self._progress = Progress(*columns, console=screen, disable=hidden or not screen.is_terminal, refresh_per_second=4)
         total = self._rounds * self._steps_a_round
         self._task = self._progress.add_task("the untrained model", total=total, accuracy=None)
         if session.last is not None:
-            self.show(session.last)
+            self._take_over(session.last)
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -44,6 +49,13 @@ class Bar:
 
     def show(self, result: RoundResult) -> None:
         """Takes over a finished round."""
+        self._take_over(result)
+        if self._lines is not None:
+            accuracy = result.record.value("test_accuracy")
+            words = "" if accuracy is None else f": accuracy {accuracy:.1%}"
+            say(self._lines, f"round {result.record.round}/{self._rounds}{words}")
+
+    def _take_over(self, result: RoundResult) -> None:
         number = result.record.round
         following = f"round {min(number + 1, self._rounds)}/{self._rounds}"
         self._base = number * self._steps_a_round - self._trainer.steps_done

@@ -42,8 +42,8 @@ def polite_errors(as_json: bool = False) -> Iterator[None]:
 
 
 def waiting(what: str, quiet: bool) -> AbstractContextManager[object]:
-    """A spinner with ``what`` beside it, unless ``quiet``."""
-    return nullcontext() if quiet else SCREEN.status(what)
+    """A spinner with ``what`` beside it, unless ``quiet`` or without a terminal to draw it on."""
+    return nullcontext() if quiet or not SCREEN.is_terminal else SCREEN.status(what)
 
 
 def say(screen: Console, text: str) -> None:

@@ -1,13 +1,16 @@
 """Slips of a person's first hour, and the words that mend them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from fedfit.cli import app
@@ -241,3 +244,65 @@ def test_importing_the_package_is_quick_and_has_the_errors() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# --- help and progress
+
+
+def test_help_begins_with_what_a_person_meets_first() -> None:
+    group: Any = typer.main.get_command(app)
+    shown = fedfit("--help").stdout
+    found = [name for name in re.findall(r"^│ (\w+) ", shown, re.MULTILINE) if name in group.commands]
+    assert found == [
+        "run",
+        "resume",
+        "report",
+        "compare",
+        "sweep",
+        "predict",
+        "export",
+        "reproduce",
+        "plan",
+        "recipes",
+        "doctor",
+    ]
+    assert set(found) == set(group.commands)
+
+
+def test_without_a_terminal_there_is_a_line_a_round(world: World, tmp_path: Path) -> None:
+    answer = fedfit(*world.command(tmp_path / "run", *PLAIN, "federation.rounds=2"))
+    assert answer.status == 0
+    rows = lines(tmp_path / "run" / "rounds.jsonl")
+    assert answer.stderr.splitlines() == [f"round {row['round']}/2: accuracy {row['test_accuracy']:.1%}" for row in rows]
+
+
+def test_a_sweep_without_a_terminal_has_a_line_a_round(world: World, tmp_path: Path) -> None:
+    keys = [*world.overrides, *PLAIN, "federation.rounds=1", "adapter.rank=2,4"]
+    answer = fedfit("sweep", world.recipe, *keys, "--out", tmp_path / "sweep")
+    assert answer.status == 0, answer.stderr
+    shown = [line for line in answer.stderr.splitlines() if line.startswith("run ")]
+    assert [line.rpartition(",")[0] for line in shown] == [
+        f"run {number}/2: {name}-seed0, round {last}/1" for number, name in ((1, "rank-2"), (2, "rank-4")) for last in (0, 1)
+    ]
+
+
+# --- values
+
+
+def test_a_list_is_shown_as_it_is_written(world: World, tmp_path: Path) -> None:
+    keys = ["federation.rule=hetlora", "federation.ranks=2,4,4"]
+    refused(*world.command(tmp_path / "run", *PLAIN, *keys), says=["write 'federation.ranks=[2,4,4]'"])
+    refused(*world.command(tmp_path / "run", *PLAIN, "federation.ranks=2"), says=["write 'federation.ranks=[2]'"])
+
+
+def test_a_bound_comes_with_an_example(world: World, tmp_path: Path) -> None:
+    says = ["for example federation.norm_bound.bound=1.0"]
+    refused(*world.command(tmp_path / "run", *PLAIN, "federation.rule=norm_bound"), says=says)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_name_that_a_module_lacks(world: World, tmp_path: Path) -> None:
+    says = ["module 'broken_rule' has no attribute 'ENTR'; it has FEDAVG, ENTRY, UNMADE"]
+    refused(*world.command(tmp_path / "run", *PLAIN, "federation.rule=broken_rule:ENTR"), says=says)
+    says = ["module 'broken_rule' has no attribute 'X'; it has no TaskEntry"]
+    refused(*world.command(tmp_path / "run", *PLAIN, "task.kind=broken_rule:X"), says=says)

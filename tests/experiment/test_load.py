@@ -161,7 +161,7 @@ def test_the_keys_of_a_rule_stand_in_a_table_of_its_name() -> None:
         ("data.text", "3", 3, "a list of strings"),
         ("data.text", "['a', 3]", ["a", 3], "a list of strings"),
         ("adapter.layers", "[1, true]", [1, True], "a string or a list of whole numbers"),
-        ("adapter.layers", "3", 3, "a string or a list of whole numbers"),
+        ("adapter.layers", "3", 3, "a string or a list of whole numbers; write 'adapter.layers=[3]'"),
         ("data.train_samples", "'all'", "all", "a whole number"),
         ("federation.devices", "{a = 1}", {"a": 1}, "a whole number"),
     ],

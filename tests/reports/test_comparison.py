@@ -63,6 +63,9 @@ def test_given_limits_by_hand(make_run: MakeRun) -> None:
     for expected in ("Quality-under-Budget", "Cost-to-Target", "92.00 %", "never", "80.00 %", "Recipes differ in"):
         assert expected in text
     assert "…" not in text
+    assert "≤\u00a020\u00a0s" in text
+    assert "reaches 92.00 %" in text
+    assert "lowest final" not in text
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -116,6 +119,10 @@ def test_runs_that_were_not_simulated_have_megabytes_alone(make_run: MakeRun) ->
     found = Comparison.of(runs, NONE).to_json()
     assert found["quality_under_budget"]["budgets"] == pytest.approx({"mb": 0.027})
     assert found["cost_to_target"]["runs"][0]["reached"]["s"] is None
+    titles, tables = zip(*Comparison.of(runs, NONE).tables(), strict=True)
+    assert titles[2] == "Cost-to-Target: cost until test accuracy reaches 85.00 % (the lowest final value)"
+    assert [str(column.header) for column in tables[2].columns] == ["Run", "Rounds", "MB"]
+    assert [str(column.header).replace("\n", " ") for column in tables[1].columns] == ["Run", "≤\u00a00.027\u00a0MB"]
     with pytest.raises(RecipeError, match=r"--budget-s = 5: no run was simulated"):
         Comparison.of(runs, NONE | {"s": 5})
 

@@ -97,6 +97,12 @@ def test_table_shows_shares_and_fits(tmp_path: Path) -> None:
     assert "…" not in text
 
 
+def test_limits_are_in_words() -> None:
+    table = plan_table(plan_json([8, 8, 8, 8], ["deadline", "energy", "frequency", "max_rank"]))
+    assert str(table.columns[-1].header) == "Next rank\nlimited by"
+    assert list(table.columns[-1].cells) == ["deadline", "energy", "max. freq.", "max. rank"]
+
+
 def test_large_fleet_leaves_out_its_middle() -> None:
     table = plan_table(plan_json([8] * 1000, ["deadline"] * 1000))
     names = [str(cell) for cell in table.columns[0].cells]

@@ -153,5 +153,21 @@ def test_wide_tables_are_denser_and_headings_wrap_at_spaces_only(make_run: MakeR
     assert not re.search(r"\bth\b", breaking[0])
 
 
+def test_the_recipe_begins_with_what_was_changed(make_run: MakeRun) -> None:
+    text = page_of(plan_run(make_run(planned=4), (4, 8, 8), ("energy",) * 3))
+    changed, folded = text.split("<h2>Recipe</h2>")[1].split("<h2>Environment</h2>")[0].split("<details>")
+    assert "rounds = 4" in changed
+    assert "deadline_s = 25.0" in changed
+    assert "target_accuracy" not in changed
+    assert "target_accuracy = 0.0" in folded
+    assert "rounds = 4" not in folded
+    assert "5 keys at their defaults" in folded
+
+
+def test_refused_has_an_explanation(make_run: MakeRun) -> None:
+    rounds = page_of(make_run()).split("<h2>Rounds</h2>")[1]
+    assert '<th title="Updates left out of the average: late, lost, not finite, or of another form">Refused</th>' in rounds
+
+
 def test_refusals_have_a_column_only_if_an_update_was_refused(make_run: MakeRun) -> None:
     assert "Refused because" not in page_of(make_run())

@@ -24,7 +24,7 @@ def find(name: str, table: Mapping[str, T], group: str, kind: type[Any]) -> T:
     found: object = table.get(name)
     if found is not None:
         return cast(T, found)
-    found = _dotted(name) if ":" in name else _installed(name, group)
+    found = _dotted(name, kind) if ":" in name else _installed(name, group)
     if not isinstance(found, kind):
         raise LookupError(f"{name} is a {type(found).__name__}, not a {kind.__name__}")
     return cast(T, found)
@@ -40,18 +40,24 @@ def module_of(name: str) -> str | None:
     return name.partition(":")[0] if ":" in name else _MODULES.get(name)
 
 
-def _dotted(name: str) -> object:
+def _dotted(name: str, kind: type[Any]) -> object:
     """The object at ``package.module:NAME``, of an installed package or a file in the working folder."""
     module, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:  # the command `fedfit`, unlike `python -m`, does not look there
         sys.path.append(str(Path.cwd()))
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         remedy = "install its package, or run where its file lies"
         raise LookupError(f"{name} cannot be imported: {error}; {remedy}") from error
     except Exception as error:  # code of the user's own, which may raise anything
         raise LookupError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        return getattr(found, attribute)
+    except AttributeError as error:
+        there = [word for word, value in vars(found).items() if isinstance(value, kind) and not word.startswith("_")]
+        listed = ", ".join(there) or f"no {kind.__name__}"
+        raise LookupError(f"{name} cannot be imported: {error}; it has {listed}") from error
 
 
 def _installed(name: str, group: str) -> object:

@@ -60,6 +60,8 @@ def _keys(path: str) -> list[str]:
         return path.split(".")
     keys = []
     while isinstance(table, dict):
+        if len(table) != 1:  # a comment sign, or a line break with a second key
+            return path.split(".")
         ((name, table),) = table.items()
         keys.append(name)
     return keys
@@ -143,7 +145,7 @@ class _Builder:
             if value is not _MISSING:
                 return value
         wanted = " or ".join(_readable(kind) for kind in accepted if kind is not type(None))
-        self._fault(name, given, f"must be {wanted}")
+        self._fault(name, given, f"must be {wanted}{_as_list(given, accepted, name)}")
         return item.default if item.default is not MISSING else None
 
     def _unknown(self, name: str, prefix: str, known: Iterable[str]) -> str:
@@ -173,6 +175,15 @@ def _coerce(given: Any, kind: Any) -> Any:
     if kind is float and type(given) is int and abs(given) < 2**53:  # beyond, not every whole number is a float
         return float(given)
     return given if type(given) is kind else _MISSING
+
+
+def _as_list(given: Any, accepted: Iterable[Any], name: str) -> str:
+    """``2,4,8`` or a number alone as the list that a key takes, quoted for a command line; empty for anything else."""
+    written = f"[{given}]"
+    lists = [kind for kind in accepted if get_origin(kind) is tuple]
+    if isinstance(given, bool | list | dict) or not lists or _coerce(_override_value(written), lists[0]) is _MISSING:
+        return ""
+    return f"; write '{name}={written}'"
 
 
 def _draw(given: Any) -> Any:

@@ -17,13 +17,15 @@ from fedfit.units import format_bytes, format_joules, format_seconds, format_sim
 class Column:
     """A table column. ``cell`` formats a row (a record or a summary), ``total`` the footer from the run's summary.
 
-    ``kind`` says where a cell may wrap: nowhere in a number, between the words of a label, anywhere in a text.
+    ``kind`` says where a cell may wrap: nowhere in a number, between the words of a label, anywhere in a text. ``hint``
+    explains the heading on a page.
     """
 
     heading: str
     cell: Callable[[Mapping[str, Any]], str]
     total: Callable[[Mapping[str, Any]], str] = lambda _: ""
     kind: Literal["number", "label", "text"] = "number"
+    hint: str = ""
 
     @classmethod
     def added_up(cls, heading: str, key: str, written: Callable[[Any], str]) -> Column:
@@ -92,7 +94,7 @@ def device_columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | Non
             "Frequency (GHz)",
             _cost_cell(lambda cost: f"{number(cost['frequency_hz']) / 1e9:.3f}" if cost["frequency_hz"] else ABSENT),
         ),
-        Column("Stops the next rank", _cost_cell(lambda cost: binding_label(cost["binding"])), kind="label"),
+        Column("Next rank limited by", _cost_cell(lambda cost: binding_label(cost["binding"])), kind="label"),
         Column("Latency, formula", _cost_cell(lambda cost: format_simulated(latency_s(cost["formula"])))),
         Column("Latency, sent", _cost_cell(lambda cost: format_simulated(latency_s(cost["sent"])))),
         Column("Energy, formula", _cost_cell(lambda cost: format_joules(energy_j(cost["formula"])))),
@@ -142,7 +144,12 @@ def _sent_and_spent(simulated: bool, *, wall_time: bool, narrow: bool) -> list[C
 
 
 def _refused_columns(shown: bool) -> list[Column]:
-    column = Column("Refused", lambda row: format_count(row.get("refused", 0)), lambda row: format_count(row["refused"]))
+    column = Column(
+        "Refused",
+        lambda row: format_count(row.get("refused", 0)),
+        lambda row: format_count(row["refused"]),
+        hint="Updates left out of the average: late, lost, not finite, or of another form",
+    )
     return [column] if shown else []
 
 

@@ -21,11 +21,17 @@ UNSET = "unset"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs to compare, their metric, and the limits."""
+    """The runs to compare, their metric, and the limits; ``asked`` is the target if one was given."""
 
     runs: Sequence[RunData]
     judged: Judged
     limits: Limits
+    asked: float | None = None
+
+    @property
+    def higher(self) -> bool:
+        """Whether higher values of the metric that decides are better."""
+        return self.runs[0].higher_is_better(self.judged.decides.key)
 
     @classmethod
     def of(cls, runs: Sequence[RunData], budgets: Mapping[str, float | None], target: float | None = None) -> Comparison:
@@ -35,7 +41,7 @@ class Comparison:
             RecipeError: for invalid limits.
         """
         judged = judged_by(runs)
-        return cls(runs, judged, limits_of(runs, judged, budgets, target))
+        return cls(runs, judged, limits_of(runs, judged, budgets, target), target)
 
     def to_json(self) -> dict[str, Any]:
         """Everything that the tables print, as JSON values; null for a run that misses the target or has no value."""
@@ -66,26 +72,28 @@ class Comparison:
         """Titles and tables for a terminal, the summaries first; equal recipes give no table of differences."""
         judged, wanted = self.judged, self.judged.decides.written(self.limits.target)
         chosen = "" if judged.decides == judged.shown else f" (the round is chosen by {judged.decides.label})"
+        default = f" (the {'lowest' if self.higher else 'highest'} final value)" if self.asked is None else ""
         found = [
             (capital(judged.shown.label), compare_table(self.runs)),
             (f"Quality-under-Budget: best {judged.shown.label} within a budget{chosen}", self._quality_table()),
-            (f"Cost-to-Target: cost until {judged.decides.label} reaches {wanted}", self._cost_table()),
+            (f"Cost-to-Target: cost until {judged.decides.label} reaches {wanted}{default}", self._cost_table()),
         ]
         return found + ([("Recipes differ in", _differences_table(self.runs))] if differences(self.runs) else [])
 
     def _quality_table(self) -> Table:
         budgets = self.limits.budgets
-        table = narrow_table(["Run", *(f"{_digits(budget)} {UNITS[unit]}" for unit, budget in budgets.items())])
+        table = narrow_table(["Run", *(f"≤\u00a0{_digits(budget)}\u00a0{UNITS[unit]}" for unit, budget in budgets.items())])
         for name, run in zip(display_names(self.runs), self.runs, strict=True):
             values = [quality_under_budget(run, self.judged, unit, budget) for unit, budget in budgets.items()]
             table.add_row(Text(name), *map(self.judged.shown.written, values))
         return _name_column(table)
 
     def _cost_table(self) -> Table:
-        table = narrow_table(["Run", "Rounds", *UNITS.values()])
+        units = [unit for unit in UNITS if unit in self.limits.budgets]  # those that some run has
+        table = narrow_table(["Run", "Rounds", *(UNITS[unit] for unit in units)])
         for name, run in zip(display_names(self.runs), self.runs, strict=True):
             cost = cost_to_target(run, self.judged, self.limits.target)
-            cells = ["never"] if cost is None else [str(cost["round"]), *(_digits(cost[unit]) for unit in UNITS)]
+            cells = ["never"] if cost is None else [str(cost["round"]), *(_digits(cost[unit]) for unit in units)]
             table.add_row(Text(name), *cells)
         return _name_column(table)
 

@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from fedfit.atomic import write_atomic
 from fedfit.reports.captions import CAPTIONS, caption
 from fedfit.reports.closer import closer_look
@@ -18,6 +16,7 @@ from fedfit.reports.html_table import table
 from fedfit.reports.metrics import Measure, capital
 from fedfit.reports.page import CSS, PAGE
 from fedfit.reports.read import RunData
+from fedfit.reports.recipe import recipe_section
 from fedfit.reports.style import plain
 from fedfit.reports.tables import status, summary_rows
 from fedfit.units import format_bytes, format_joules, format_seconds, format_simulated
@@ -40,7 +39,7 @@ def write_html(run: RunData, figures: Sequence[Path], path: Path) -> Path:
         closer=closer_look(run),
         rounds=table(round_columns(run, narrow=False), run.rounds),
         devices=_devices(run),
-        recipe=f'<div class="scroll"><pre>{escape(tomli_w.dumps(run.recipe))}</pre></div>',
+        recipe=recipe_section(run.recipe),
         environment=_environment(run.environment),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,8 @@ table.dense thead th { font-size: .72rem; }
 table.dense td.text { min-width: 5rem; }
 table.text th { color: var(--soft); font-weight: 400; width: 40%; }
 pre { font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; margin: 0; padding: .9rem 1.1rem; }
+details { margin-top: .5rem; }
+summary { color: var(--soft); cursor: pointer; font-size: .9rem; margin-bottom: .35rem; }
 .pair { display: grid; gap: 0 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .pair > section { min-width: 0; }
 footer { color: var(--soft); font-size: .85rem; margin-top: 3rem; }

@@ -45,7 +45,7 @@ def draw_plan(plan: Mapping[str, Any]) -> Any:
     handles: list[Any] = [
         Patch(color=binding_colour(word), label=binding_label(word)) for word in binding_order(words.tolist())
     ]
-    figure.legend(handles=handles, loc="outside right upper", title="Stops the next rank", alignment="left")
+    figure.legend(handles=handles, loc="outside right upper", title="Next rank limited by", alignment="left")
     if plan.get("rank") is not None:
         (axes.axhline if few else axes.axvline)(plan["rank"], color=INK, linewidth=1.5, linestyle="--")
     return figure

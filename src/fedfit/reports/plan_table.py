@@ -22,8 +22,10 @@ HEADINGS = (
     "Range\n(GHz)",
     "Latency\nof deadline",
     "Energy\nof budget",
-    "Stops\nnext",
+    "Next rank\nlimited by",
 )
+LIMITS = {"frequency": "max. freq.", "max_rank": "max. rank", "none": "nothing"}
+"""Limits by their short names; the others are words already."""
 EXTRA = {"layers": "Layers", "band_hz": "Band\n(kHz)"}
 """Optional choices of a plan: key in the JSON → heading. The table shows those that the plan has."""
 
@@ -32,7 +34,8 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
     """A table with a line per feasible device, for 80 characters. It omits the middle of a large fleet; the title has the size.
 
     ``Max rank`` is the device's highest rank, ``Rank`` its assigned rank, ``Range`` the frequencies that the assigned rank
-    allows, and ``Freq.`` the frequency chosen from them.
+    allows, and ``Freq.`` the frequency chosen from them. The last column is what stops the rank above
+    the device's highest.
     """
     devices = plan["devices"]
     extra = [name for name in EXTRA if devices and name in devices[0]]
@@ -80,7 +83,7 @@ def _cells(device: Mapping[str, Any], deadline_s: float | None, extra: Sequence[
         share_of(device["latency_s"]["total"], deadline_s, duration_scale),
         share_of(device["energy_j"]["total"], device["energy_budget_j"], energy_scale),
         *(f"{device[name] / 1e3:.4g}" if name == "band_hz" else str(device[name]) for name in extra),
-        str(device["binding"]),
+        LIMITS.get(str(device["binding"]), str(device["binding"])),
     )
 
 

@@ -18,7 +18,7 @@ MAX_DOTS = 240
 DODGE = 0.6
 """Width over which the dots of a round are spread, as a share of the distance to the next round."""
 REFUSED_LABEL = "left out"
-HEADING = "Stops the next rank:"
+HEADING = "Next rank limited by:"
 COMMON_LABEL, SPREAD_LABEL, MEDIAN_LABEL = LINE_LABELS = ("common rank", "lowest to highest", "median")
 
 

@@ -27,8 +27,8 @@ BINDING_COLOURS = {
 BINDING_LABELS = {
     "deadline": "deadline",
     "energy": "energy budget",
-    "frequency": "highest CPU frequency",
-    "max_rank": "highest rank allowed",
+    "frequency": "maximum frequency",
+    "max_rank": "maximum rank",
     "none": "nothing",
 }
 PART_COLOURS = {

@@ -50,7 +50,11 @@ def _clipped(bound: float, adapter: Update, update: Update) -> Update:
 def faults(recipe: Recipe, keys: NormBoundKeys) -> Iterator[Fault]:
     """A bound that is not given."""
     if keys.bound is None:
-        yield Fault("federation.norm_bound.bound", None, "norm_bound needs the norm that a whole update may move by")
+        yield Fault(
+            "federation.norm_bound.bound",
+            None,
+            "norm_bound needs the norm that a whole update may move by, for example federation.norm_bound.bound=1.0",
+        )
 
 
 def make(keys: NormBoundKeys, context: Context) -> Rule:
