@@ -290,6 +290,12 @@ def test_no_value_raises_anything_else(given_keys: list[tuple[tuple[str, str], A
         assert parse_recipe(to_toml(recipe)) == recipe
 
 
+@pytest.mark.parametrize("words", ["#=1", "#a.b=1", "\n=1"])
+def test_an_override_of_a_comment_sign_is_a_fault(words: str) -> None:
+    with pytest.raises(RecipeError):
+        parse_recipe("", [words])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=30))
 def test_no_override_raises_anything_else(override: str) -> None:
