@@ -82,7 +82,7 @@ class Family:
     pooler: str = ""
     """The module of the encoder above its layers, if it has one."""
     layer: Callable[[Any, Tensor, LayerInputs], Tensor] = _call_with_mask
-    """A whole layer."""
+    """A whole layer of an encoder; a decoder's is put together in ``models/decoder_layer.py``."""
     score_bias: Callable[[Any, Tensor], Tensor] | None = None
     """Encoder and hidden states → ``(1, heads, tokens, tokens)``, added to the attention scores of every layer."""
     reads: Literal["first", "last"] = "first"

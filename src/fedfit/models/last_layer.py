@@ -20,7 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfit.models.decoder_attention import decoder_context, rows_at
+from fedfit.models.decoder_layer import decoder_context, rows_at
 from fedfit.models.family import Family
 from fedfit.models.layer_inputs import LayerInputs
 

@@ -107,11 +107,13 @@ class _LogProbs(torch.autograd.Function):
         gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         for rows in chunks(len(states), head.weight.shape[0]):
             logits, wanted = head.logits(states[rows]), ids[rows, None]
-            total = logits.logsumexp(dim=1)
-            picked = logits.gather(1, wanted)
-            found[rows] = picked[:, 0] - total
+            picked, top = logits.gather(1, wanted), logits.amax(dim=1, keepdim=True)
+            bend = None if head.soft_cap is None or gradient is None else 1 - (logits / head.soft_cap).square()
+            shares = logits.sub_(top).exp_()
+            total = shares.sum(dim=1, keepdim=True)
+            found[rows] = (picked - top - total.log())[:, 0]
             if gradient is not None:
-                gradient[rows] = _gradient(logits, total, wanted, head)
+                gradient[rows] = _gradient(shares, total, wanted, bend, head.weight)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return found
@@ -122,11 +124,10 @@ class _LogProbs(torch.autograd.Function):
         return gradient * upstream[0][:, None].to(gradient.dtype), None, None
 
 
-def _gradient(logits: Tensor, total: Tensor, wanted: Tensor, head: VocabularyHead) -> Tensor:
-    """``Wᵀ ((1_y − p) ⊙ z')``; overwrites ``logits``."""
-    bend = None if head.soft_cap is None else 1 - (logits / head.soft_cap).square()
-    rest = logits.sub_(total[:, None]).exp_().neg_()
-    rest.scatter_add_(1, wanted, torch.ones_like(wanted, dtype=rest.dtype))
+def _gradient(shares: Tensor, total: Tensor, wanted: Tensor, bend: Tensor | None, weight: Tensor) -> Tensor:
+    """``Wᵀ ((1_y − p) ⊙ z')`` of ``p = shares / total``; overwrites ``shares``."""
+    pull = weight[wanted[:, 0]].to(shares.dtype)
     if bend is not None:
-        rest.mul_(bend)
-    return rest.to(head.weight.dtype) @ head.weight
+        pull.mul_(bend.gather(1, wanted))
+        shares.mul_(bend)
+    return pull.sub_((shares.to(weight.dtype) @ weight).to(shares.dtype).div_(total))

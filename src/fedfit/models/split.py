@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from fedfit.core.update import Job
 from fedfit.models.adapter import AdapterKind
 from fedfit.models.batch import Batch
+from fedfit.models.decoder_layer import whole_layer
 from fedfit.models.family import Family
+from fedfit.models.fused_norm import fuse_norms
 from fedfit.models.last_layer import Positions, last_layer, token_index
 from fedfit.models.layer_inputs import layer_inputs, token_positions
 from fedfit.models.packed import can_pack, pack_frozen
@@ -48,6 +50,7 @@ class SplitModel:
         if can_pack(device):  # the tail alone: the trunk's rows must not depend on how many there are
             for layer in self._tail_layers:
                 pack_frozen(layer)
+                fuse_norms(layer)
         self.train_mode(False)
 
     def load(self, job: Job) -> None:
@@ -73,7 +76,7 @@ class SplitModel:
         hidden = self.family.embed(self._encoder, ids, below)
         inputs = layer_inputs(self.family, self._encoder, hidden, None, segments)
         for layer, each in zip(self._trunk_layers, inputs, strict=False):
-            hidden = self.family.layer(layer, hidden, each)
+            hidden = whole_layer(self.family, layer, hidden, each)
         return hidden
 
     def tail(self, batch: Batch, positions: Positions | None = None) -> Any:
@@ -103,7 +106,7 @@ class SplitModel:
         hidden = batch.hidden
         inputs = layer_inputs(self.family, self._encoder, hidden, batch.lengths, batch.segments)
         for layer, each in zip(self._tail_layers[:-1], inputs[self.cut :], strict=False):
-            hidden = self.family.layer(layer, hidden, each)
+            hidden = whole_layer(self.family, layer, hidden, each)
         index = token_index(self.family.reads if positions is None else positions, batch.lengths)
         return last_layer(self.family, self._tail_layers[-1], hidden, inputs[-1], index)
 

@@ -15,8 +15,6 @@ from fedfit.models.shape import Matrix, ModelShape, decoder_shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedfit.models.layer_inputs import LayerInputs
-
 
 def _shape(config: Any, labels: int) -> ModelShape:
     hidden = int(config.hidden_size)
@@ -35,10 +33,6 @@ def _shape(config: Any, labels: int) -> ModelShape:
 
 def _embed(encoder: Any, ids: Tensor, positions: Tensor | None) -> Tensor:
     return cast("Tensor", encoder.drop(encoder.wte(ids) + encoder.wpe(positions)))
-
-
-def _layer(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
-    return cast("Tensor", layer(hidden, attention_mask=inputs.mask))
 
 
 def _after_attention(layer: Any, context: Tensor, residual: Tensor) -> Tensor:
@@ -61,7 +55,6 @@ GPT2 = Family(
     head_modules=("score",),
     shape=_shape,
     embed=_embed,
-    layer=_layer,
     after_attention=_after_attention,
     pooler="ln_f",
     pool=lambda model, states: model.transformer.ln_f(states),

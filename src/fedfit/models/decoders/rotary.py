@@ -15,8 +15,6 @@ from fedfit.models.shape import Matrix, ModelShape, decoder_shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedfit.models.layer_inputs import LayerInputs
-
 
 def rotary_shape(config: Any, labels: int) -> ModelShape:
     """The sizes by the configuration; Qwen2 has biases of query, key and value without saying so."""
@@ -64,11 +62,6 @@ def embed(encoder: Any, ids: Tensor, positions: Tensor | None) -> Tensor:
     return cast("Tensor", encoder.embed_tokens(ids))
 
 
-def call(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
-    """A whole layer of transformers."""
-    return cast("Tensor", layer(hidden, attention_mask=inputs.mask, position_embeddings=inputs.rotary))
-
-
 def final_norm(model: Any, states: Tensor) -> Tensor:
     """The norm above the last layer."""
     return cast("Tensor", model.model.norm(states))
@@ -108,7 +101,6 @@ def rotary_family(name: str, kinds: Any = alike, **other: Any) -> Family:
         "head_modules": ("score",),
         "shape": rotary_shape,
         "embed": embed,
-        "layer": call,
         "after_attention": _after_attention,
         "pooler": "norm",
         "pool": final_norm,
