@@ -160,6 +160,7 @@ class _Bench:
         The truth is the plain model in float64 with its cross-entropy in float64: transformers takes that in float32, whose
         logarithms are the plain loop's largest error.
         """
+        assert self.plain is not None
         batch = self.batches(0)[0]
         self.model.load(Job(self.initial))
         ours = self.model.adapter.named_parameters()
