@@ -22,6 +22,8 @@ from fedfit.records import DeviceScore
 from fedfit.rounds.memories import Memories
 
 _BATCH_SIZE = 128
+_LANGUAGE_BATCH_SIZE = 16
+"""Of a language model, whose layers are wider than a classifier's and whose texts are longer."""
 
 
 def evaluate(
@@ -47,7 +49,8 @@ def outputs(
     chosen = np.arange(len(samples)) if rows is None else rows
     trunk.prepare(samples, chosen.tolist())
     model.train_mode(False)
-    for batch in length_sorted_batches(samples.lengths[chosen], _BATCH_SIZE):
+    size = _BATCH_SIZE if task.outputs is not None else _LANGUAGE_BATCH_SIZE
+    for batch in length_sorted_batches(samples.lengths[chosen], size):
         states = trunk.batch(samples, chosen[batch])
         targets = task.collate(samples, chosen[batch], model.device)
         with autocast(model.device, precision):
