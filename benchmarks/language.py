@@ -2,6 +2,9 @@
 
 Last 6 of 30 layers, rank 8 on query and value, batches of 8, at most 128 tokens, loss on the response. Contenders take turns,
 device by device; a ratio is that of the median steps on one device. TRL's rows are left out where ``trl`` is not installed.
+
+The plain loop is timed twice: on fedfit's batches, which hold like lengths, and on random ones of the same samples, as a data
+loader shuffles them; either way a batch is padded to its longest. TRL's trainers get fedfit's batches.
 """
 
 from __future__ import annotations
@@ -122,7 +125,8 @@ class _Bench:
         with tempfile.TemporaryDirectory(prefix="fedfit-bench-") as folder:
             trunk = open_trunk(self.model, TrunkCacheSettings(), Path(folder), self.options.precision)
             trainer = Trainer(self.model, trunk, self.task, self.training, SEED, 10)
-            self.split_steps(trainer, 0)  # the first steps of a process are slower
+            uncached = open_trunk(self.model, TrunkCacheSettings(enabled=False), Path(folder), self.options.precision)
+            self.split_steps(Trainer(self.model, uncached, self.task, self.training, SEED, 10), 0)  # a process starts slowly
             if self.plain is not None and self.options.task == "instruction":
                 print(
                     "largest error of a gradient against float64: fedfit {:.0e}, plain PEFT {:.0e}".format(*self._errors(trunk))
@@ -132,7 +136,7 @@ class _Bench:
                 for name, timed in self._turns(trainer, trunk, device).items():
                     median = statistics.median(timed.steps_s)
                     print(
-                        f"device {device}  {name:<14} {1000 * median:8.0f} ms a step, set-up {timed.setup_s:6.2f} s", flush=True
+                        f"device {device}  {name:<15} {1000 * median:8.0f} ms a step, set-up {timed.setup_s:6.2f} s", flush=True
                     )
                     found.setdefault(name, []).append(median)
         return _ratios(found)
@@ -148,6 +152,9 @@ class _Bench:
             return found
         if self.options.task == "instruction":
             found["plain PEFT"] = plain_steps(self.plain, self.samples, self.batches(device), RATE)
+            shuffled = np.random.default_rng(device).permutation(np.concatenate(self.batches(device)))
+            batches = np.array_split(shuffled, self.options.steps)
+            found["plain shuffled"] = plain_steps(self.plain, self.samples, batches, RATE)
         if importlib.util.find_spec("trl") is not None:
             rival = sft_steps if self.options.task == "instruction" else dpo_steps
             name = "TRL SFT" if self.options.task == "instruction" else "TRL DPO"
@@ -164,6 +171,8 @@ class _Bench:
         batch = self.batches(0)[0]
         self.model.load(Job(self.initial))
         ours = self.model.adapter.named_parameters()
+        for parameter in ours.values():
+            parameter.grad = None
         targets = self.task.collate(self.samples, batch, self.model.device)
         states = trunk.batch(self.samples, batch)
         self.task.loss(self.model.tail(states, self.task.positions(targets)), targets).backward()  # type: ignore[no-untyped-call]

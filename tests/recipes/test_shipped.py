@@ -13,7 +13,7 @@ from fedfit.experiment.validate import validate_offline
 from fedfit.settings import Recipe
 
 NAMES = (
-    *("agnews-minilm", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless", "demo", "fedadam"),
+    *("agnews-minilm", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless", "demo", "demo-llm", "fedadam"),
     *(
         "fedex-lora",
         "fedit",
