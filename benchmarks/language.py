@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import importlib.util
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if options.only:
-        print(_peak_of_a_step(options))
+        print(*_peak_of_a_step(options))
         return 0
     if options.memory:
         return _memory(sys.argv[1:] if arguments is None else arguments)
@@ -240,19 +240,19 @@ def _ratios(found: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def _memory(arguments: Sequence[str]) -> int:
-    """The peak of one step beyond the loaded model, of each contender in a process of its own."""
-    peaks = {}
-    for name in ("plain", "fedfit"):
+    """The peak of one step, whole and beyond the loaded model, of each contender in a process of its own."""
+    peaks: dict[str, list[float]] = {}
+    for name in ("fedfit", "plain"):
         command = [sys.executable, "-m", "benchmarks.language", *arguments, "--only", name]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[name] = float(done.stdout.split()[-1])
-        print(f"{name:<8} {peaks[name]:8.0f} MB more than with the model at rest")
-    print(f"fedfit / plain: {peaks['fedfit'] / peaks['plain']:.2f}")
+        peaks[name] = [float(word) for word in done.stdout.split()[-2:]]
+        print("{:<8} {:6.0f} MB at the peak, {:6.0f} MB of them for the step".format(name, *peaks[name]))
+    print("fedfit / plain: {:.2f} and {:.2f}".format(*(ours / plain for ours, plain in zip(*peaks.values(), strict=True))))
     return 0
 
 
-def _peak_of_a_step(options: argparse.Namespace) -> float:
-    """Megabytes that the largest batch needs in a step, beyond those after the model was loaded."""
+def _peak_of_a_step(options: argparse.Namespace) -> tuple[float, float]:
+    """Megabytes at the peak of a step over the largest batch, and those beyond what the loaded model takes."""
     tokenizer = load_tokenizer(MODEL)
     task, samples = _samples("instruction", tokenizer, 64)
     batch = np.argsort(samples.lengths)[-8:]
@@ -260,7 +260,8 @@ def _peak_of_a_step(options: argparse.Namespace) -> float:
     step = _split_step(task, samples, batch, adapter) if options.only == "fedfit" else _plain_step(samples, batch, adapter)
     before = _resident_mb()
     step()
-    return max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+    peak = _resident_mb(reset=False)
+    return peak, peak - before
 
 
 def _split_step(task: Task, samples: Samples, batch: np.ndarray, adapter: AdapterSettings) -> Callable[[], None]:
@@ -285,9 +286,11 @@ def _plain_step(samples: Samples, batch: np.ndarray, adapter: AdapterSettings) -
     return step
 
 
-def _resident_mb() -> float:
-    """The peak so far: loading a model needs more than keeping it, so that is given back first where the system can."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
+def _resident_mb(*, reset: bool = True) -> float:
+    """The process's largest size since the last ``reset``; loading a model needs more than keeping it."""
+    if reset:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -163,8 +163,11 @@ def dpo_steps(model: Any, tokenizer: Any, samples: Samples, batches: Sequence[np
     with tempfile.TemporaryDirectory() as folder:
         options = DPOConfig(**_common(folder, batches, rate), beta=0.1, max_length=None)
         trainer = _in_order(DPOTrainer)
-        return _timed(
+        timed = _timed(
             lambda clock: trainer(
                 model=model, args=options, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer, callbacks=[clock]
             )
         )
+    model.delete_adapter("ref")  # the trainer's own; it refuses a model that has one
+    model.set_adapter("default")
+    return timed
