@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from fedfit.core.cache_folder import cache_folder
@@ -47,13 +46,12 @@ def _hardware() -> dict[str, Any]:
 
 
 def _data() -> dict[str, Any]:
-    from fedfit.data.named import NAMED_SETS
+    from fedfit.data.named import NAMED_SETS, is_present
 
     root = os.environ.get("FEDFIT_DATA")
     found: dict[str, Any] = {"FEDFIT_DATA": root or "not set; named data sets come from the hub"}
     for name, named in NAMED_SETS.items():
-        here = root and all((Path(root).expanduser() / name / file).is_file() for file in named.files)
-        found[name] = "in $FEDFIT_DATA" if here else "from the hub" if named.hub else "needs $FEDFIT_DATA"
+        found[name] = "in $FEDFIT_DATA" if is_present(name) else "from the hub" if named.hub else "needs $FEDFIT_DATA"
     folder = cache_folder()
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
     return found | {"pydocs": "always", "cache": f"{folder} ({format_bytes(size_bytes)})"}

@@ -15,8 +15,11 @@ from fedfit.core.update import AdapterSize
 from fedfit.fleet_settings import ChannelSettings, DeviceSettings, FleetSettings, PlanSettings, ServerSettings
 from fedfit.schema import Draw, key, options_key
 
-CLASSIFIED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "pydocs")
-NAMED_SOURCES = (*CLASSIFIED_SOURCES, "pydocs-instruct")
+CLASSIFIED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "banking77", "pydocs")
+INSTRUCTION_SOURCES = ("pydocs-instruct", "commonsense", "domains")
+PREFERENCE_SOURCES = ("truthfulqa", "persona")
+TEXT_SOURCES = ("shakespeare",)
+NAMED_SOURCES = (*CLASSIFIED_SOURCES, *INSTRUCTION_SOURCES, *PREFERENCE_SOURCES, *TEXT_SOURCES)
 FILE_SOURCES = ("csv", "tsv", "json", "jsonl", "parquet")
 
 

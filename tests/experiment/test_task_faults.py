@@ -28,6 +28,14 @@ def faults(*overrides: str) -> dict[str, tuple[object, str]]:
         ([*INSTRUCTION, "data.choices=['a','b']"], "data.choices", ["a", "b"], "data.answer must name the column"),
         (["task.kind=preference"], "task.kind", "preference", 'data.source = "pydocs" has texts with classes; choose class'),
         (["data.source=pydocs-instruct"], "task.kind", "classification", "has prompts with responses; choose instruction"),
+        (["data.source=domains", "task.kind=preference"], "task.kind", "preference", "has prompts with responses; choose inst"),
+        (
+            ["data.source=persona", "task.kind=instruction"],
+            "task.kind",
+            "instruction",
+            "better and a worse response; choose pref",
+        ),
+        (["data.source=shakespeare"], "task.kind", "classification", "has texts without classes; choose language_modelling"),
         ([*INSTRUCTION, "partition.kind=dirichlet"], "partition.kind", "dirichlet", "deals by class, and this task has none"),
         ([*INSTRUCTION, "training.target_accuracy=0.9"], "training.target_accuracy", 0.9, "has no accuracy over classes"),
         (["task.kind=preference", "task.loss=dop"], "task.loss", "dop", "did you mean 'dpo'?"),
@@ -48,6 +56,9 @@ def test_a_fault(overrides: list[str], key: str, value: object, remedy: str) -> 
         [*INSTRUCTION, "data.answer=x", "data.choices=['a','b']", "task.max_new_tokens=5", "task.generate_samples=2"],
         [*INSTRUCTION[1:], "task.kind=preference", "data.chosen=c", "task.loss=kto", "task.reference=received"],
         ["task.kind=language_modelling"],
+        ["task.kind=instruction", "data.source=commonsense", "partition.kind=by_column", "partition.column=client"],
+        ["task.kind=preference", "data.source=truthfulqa"],
+        ["task.kind=language_modelling", "data.source=shakespeare"],
     ],
 )
 def test_what_fits(overrides: list[str], tmp_path: Path) -> None:

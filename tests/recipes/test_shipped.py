@@ -13,21 +13,35 @@ from fedfit.experiment.validate import validate_offline
 from fedfit.settings import Recipe
 
 NAMES = (
-    *("agnews-minilm", "agnews-noniid", "agnews-per-device", "agnews-roberta", "agnews-wireless", "demo", "demo-llm", "fedadam"),
-    *(
-        "fedex-lora",
-        "fedit",
-        "fedprox",
-        "fedsa-lora",
-        "ffa-lora",
-        "flasc",
-        "flexlora",
-        "flora",
-        "fslora",
-        "hetlora",
-        "mrpc-minilm",
-    ),
-    *("rolora", "scaffold", "slora", "sst2-minilm"),
+    "agnews-minilm",
+    "agnews-noniid",
+    "agnews-per-device",
+    "agnews-roberta",
+    "agnews-wireless",
+    "banking77",
+    "commonsense",
+    "demo",
+    "demo-llm",
+    "domains",
+    "fedadam",
+    "fedex-lora",
+    "fedit",
+    "fedprox",
+    "fedsa-lora",
+    "ffa-lora",
+    "flasc",
+    "flexlora",
+    "flora",
+    "fslora",
+    "hetlora",
+    "mrpc-minilm",
+    "persona",
+    "rolora",
+    "scaffold",
+    "shakespeare",
+    "slora",
+    "sst2-minilm",
+    "truthfulqa",
 )
 
 
@@ -110,3 +124,20 @@ def test_agnews_noniid_is_skewed_and_partial() -> None:
     recipe = _recipe("agnews-noniid")
     assert (recipe.partition.kind, recipe.partition.alpha) == ("dirichlet", 0.3)
     assert (recipe.federation.devices, recipe.federation.devices_per_round) == (30, 10)
+
+
+def test_the_recipes_of_language_models_have_natural_clients() -> None:
+    columns = {
+        "commonsense": "client",
+        "domains": "domain",
+        "persona": "trait",
+        "shakespeare": "speaker",
+        "truthfulqa": "category",
+    }
+    for name, column in columns.items():
+        recipe = _recipe(name)
+        assert (recipe.data.source, recipe.model.name) == (name, "smollm2")
+        assert (recipe.partition.kind, recipe.partition.column) == ("by_column", column)
+    kinds = {name: _recipe(name).task.kind for name in columns}
+    assert set(kinds.values()) == {"instruction", "preference", "language_modelling"}
+    assert (_recipe("truthfulqa").task.loss, _recipe("persona").task.loss) == ("dpo", "kto")

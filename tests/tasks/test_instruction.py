@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from fedfit.data.corpus import TextSet
 from fedfit.errors import DataError
-from fedfit.tasks.exact_answers import UNKNOWN
+from fedfit.tasks.exact_answers import UNKNOWN, ChoiceScorer, predicted_choices
 from fedfit.tasks.instruction import Instruction, prompt_of, response_of
+from fedfit.tasks.token_targets import token_targets
 from tests.builders import chat_tokenizer
 from tests.tasks.prompted import PROMPTS, RESPONSES, asked, instructions, said
 
@@ -51,6 +53,32 @@ def test_choices_are_continuations_of_the_prompt_and_what_they_share() -> None:
     tree = [scored.ids_of(1)[scored.segments_of(1) == branch].tolist() for branch in range(4)]
     assert tree == [asked("p"), said("b c"), said("b d"), said("e f")]
     assert found.samples.select(np.array([1])).scored.labels.tolist() == [UNKNOWN]
+
+
+def test_a_row_with_choices_of_its_own_is_scored_over_these() -> None:
+    texts = TextSet(
+        {"prompt": ["q", "p"], "response": ["it is b", "it is f"], "answer": ["b", "f"], "choices": ["a/b", "c/e/f"]}
+    )
+    names = ("a", "b", "c", "e", "f")
+    scored = Instruction(choices=names).encode(texts, chat_tokenizer(), 100).samples.scored
+    assert scored.labels.tolist() == [1, 4]
+    assert [sorted(set(scored.segments_of(row).tolist())) for row in range(2)] == [[0, 1, 2], [0, 3, 4, 5]]
+    for row, place in ((0, 2), (1, 5)):
+        assert scored.ids_of(row)[scored.segments_of(row) == place].tolist() == said(texts.fields["response"][row])[2:]
+    targets = token_targets(scored, np.array([0, 1]), torch.device("cpu"))
+
+    class Flat:
+        """A readout that gives every token the probability 1/e: absent choices, without a token, must not win."""
+
+        def log_probs(self, ids: torch.Tensor) -> torch.Tensor:
+            return -torch.ones(len(ids))
+
+    probabilities = predicted_choices(Flat(), targets, len(names))  # type: ignore[arg-type]
+    assert [(row > 0).tolist() for row in probabilities] == [[True] * 2 + [False] * 3, [False] * 2 + [True] * 3]
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))
+    scorer = ChoiceScorer(len(names))
+    scorer.add(Flat(), targets)  # type: ignore[arg-type]
+    assert scorer.score()["answer_accuracy"].value == 0  # the first of equals is "a" and "c"
 
 
 def test_the_first_metric_is_that_of_the_answers_where_there_are_some() -> None:

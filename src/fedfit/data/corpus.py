@@ -10,13 +10,17 @@ import numpy as np
 from fedfit.errors import DataError
 from fedfit.randomness import derive_seed
 
+CHOICE_SIGN = "/"
+"""Divides a row's own possible answers in the field ``choices``."""
+
 
 @dataclass(frozen=True)
 class TextSet:
     """Texts by the roles that a task gives them.
 
     ``fields`` holds the texts by role, of equal length: ``text`` and perhaps ``pair`` (the second sentence), or ``prompt`` and
-    ``response``. ``labels`` is int64 ``(samples,)``, an index into ``Corpus.label_names``, or ``None`` without classes.
+    ``response``, perhaps with ``answer`` and the row's own ``choices`` of one. ``labels`` is int64 ``(samples,)``, an index
+    into ``Corpus.label_names``, or ``None`` without classes.
     ``columns`` holds the source's other columns, for a partition ``by_column``.
     """
 
@@ -49,7 +53,8 @@ class Corpus:
     """A training and a test set over the same classes; class ``i`` is called ``label_names[i]``.
 
     ``validation`` is absent unless the recipe asks for it: samples that a run may decide by, and that devices never train on.
-    ``choices`` are the exact answers that a test row is scored over, where rows have one.
+    ``choices`` are the exact answers that a row is scored over, where rows have one; a row with a field ``choices`` is scored
+    over those of them.
     """
 
     train: TextSet

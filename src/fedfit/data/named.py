@@ -1,31 +1,21 @@
 """The named data sets: their files under ``$FEDFIT_DATA``, their names on the hub, and the names of their labels.
 
-Both copies of a set give the same label names, so that a run from files and one from the hub share their classes.
+Those of classes are read here, those of language models in ``named_prompts``. Both copies of a set give the same label names,
+so that a run from files and one from the hub share their classes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from fedfit.data.files import read_table
 from fedfit.data.hub import HubSet, read_hub
+from fedfit.data.named_prompts import PROMPTED_SETS
+from fedfit.data.named_set import NamedSet, held_out
 from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
-
-
-@dataclass(frozen=True)
-class NamedSet:
-    """One data set. ``files`` lie in its folder; ``read`` makes tables of that folder."""
-
-    files: tuple[str, ...]
-    read: Callable[[Path], Tables]
-    hub: HubSet | None
 
 
 def load_named(name: str) -> Tables:
@@ -35,10 +25,10 @@ def load_named(name: str) -> Tables:
     """
     named = NAMED_SETS[name]
     root = os.environ.get("FEDFIT_DATA")
-    folder = Path(root).expanduser() / name if root else None
-    if folder is not None and all((folder / file).is_file() for file in named.files):
-        return named.read(folder)
-    wanted = " and ".join(f"{name}/{file}" for file in named.files)
+    if is_present(name):
+        assert root is not None
+        return named.read(Path(root).expanduser() / (named.folder or name))
+    wanted = " and ".join(named.paths(name))
     remedy = f"set FEDFIT_DATA to a folder that has {wanted} ({_found(root)})"
     if named.hub is None:
         raise DataError(f"data.source = {name!r}: the hub has no copy of it; {remedy}")
@@ -48,6 +38,12 @@ def load_named(name: str) -> Tables:
         raise DataError(
             f"data.source = {name!r}: {error}; either {remedy}, or connect to the hub with HF_HUB_OFFLINE unset"
         ) from None
+
+
+def is_present(name: str) -> bool:
+    """Whether ``$FEDFIT_DATA`` has all files of the data set ``name``."""
+    root = os.environ.get("FEDFIT_DATA")
+    return bool(root) and all((Path(root or "").expanduser() / path).is_file() for path in NAMED_SETS[name].paths(name))
 
 
 def _found(root: str | None) -> str:
@@ -77,17 +73,16 @@ def _read_mrpc(folder: Path) -> Tables:
 def _read_bgl(folder: Path) -> Tables:
     """No official split exists: a quarter of the lines is the test, chosen by the hash of the line's number."""
     table = read_table(folder / "BGL_2k.log_structured.csv", "csv")
-    held_out = np.array([_share(line) < 0.25 for line in table.column("data.source", "LineId")])
     labels = ["normal" if label == "-" else "anomaly" for label in table.column("data.source", "Label")]
-    columns = {name: table.column("data.source", name) for name in ("Content", "Node", "Component", "EventId")}
-    kept = Table(table.origin, columns).with_column("Label", labels)
-    train, test = (kept.select(np.flatnonzero(rows)) for rows in (~held_out, held_out))
+    columns = ("LineId", "Content", "Node", "Component", "EventId")
+    named = Table(table.origin, {name: table.column("data.source", name) for name in columns}).with_column("Label", labels)
+    train, test = (part.without_column("LineId") for part in held_out(named, "LineId", 0.25))
     return Tables(train, test, Reading(("Content",), "Label"))
 
 
-def _share(text: str) -> float:
-    """A number in [0, 1) that depends on ``text`` alone."""
-    return float(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")) / 2**32
+def _read_banking77(folder: Path) -> Tables:
+    train, test = (read_table(folder / f"{part}.csv", "csv") for part in ("train", "test"))
+    return Tables(train, test, Reading(("text",), "category"))
 
 
 def _rename(table: Table, column: str, names: Mapping[str, str]) -> Table:
@@ -119,5 +114,7 @@ NAMED_SETS = {
         read=_read_mrpc,
         hub=HubSet("nyu-mll/glue:mrpc", text=("sentence1",), pair="sentence2", names=MRPC_NAMES),
     ),
-    "bgl": NamedSet(files=("BGL_2k.log_structured.csv",), read=_read_bgl, hub=None),
+    "bgl": NamedSet(files=("BGL_2k.log_structured.csv",), read=_read_bgl),
+    "banking77": NamedSet(files=("train.csv", "test.csv"), read=_read_banking77),
+    **PROMPTED_SETS,
 }

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from fedfit.data.classification import sort_label_names
-from fedfit.data.corpus import Corpus, TextSet
+from fedfit.data.corpus import CHOICE_SIGN, Corpus, TextSet
 from fedfit.data.table import Reading, Table, Tables
 from fedfit.errors import DataError
 from fedfit.settings import DataSettings
@@ -27,7 +27,7 @@ def build_instructions(tables: Tables, settings: DataSettings) -> Corpus:
     corpus = _corpus(tables, lambda table: _instructions(table, reading))
     if reading.answer is None:
         return corpus
-    seen = sort_label_names(corpus.train.fields["answer"])
+    seen = sort_label_names(_possible(corpus.train, reading))
     choices = tuple(settings.choices) if settings.choices else tuple(answer for answer in seen if answer)
     if not 2 <= len(choices) <= MOST_CHOICES:
         raise DataError(
@@ -64,7 +64,16 @@ def _instructions(table: Table, reading: Reading) -> dict[str, Sequence[str]]:
     }
     if reading.answer is not None:
         fields["answer"] = table.texts("data.answer", [reading.answer])
+    if reading.choices is not None:
+        fields["choices"] = table.texts("data.choices", [reading.choices])
     return fields
+
+
+def _possible(texts: TextSet, reading: Reading) -> Sequence[str]:
+    """The answers of the samples, or all that are possible where each row names its own."""
+    if reading.choices is None:
+        return texts.fields["answer"]
+    return [choice for cell in dict.fromkeys(texts.fields["choices"]) for choice in cell.split(CHOICE_SIGN)]
 
 
 def _corpus(tables: Tables, fields: Callable[[Table], dict[str, Sequence[str]]]) -> Corpus:

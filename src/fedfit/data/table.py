@@ -57,6 +57,10 @@ class Table:
         """The table with ``cells`` as its column ``name``."""
         return replace(self, columns={**self.columns, name: cells})
 
+    def without_column(self, name: str) -> Table:
+        """The table without the column ``name``."""
+        return replace(self, columns={other: cells for other, cells in self.columns.items() if other != name})
+
     def _check_encodable(self, text: str, row: int) -> None:
         # JSON can spell half a surrogate pair, which no tokenizer takes.
         try:
@@ -74,6 +78,7 @@ class Reading:
     Args:
         text: of the text; ``label``: of its class; ``pair``: of the second sentence of a pair.
         prompt: of what a model is asked; ``response``: of the answer that it learns; ``answer``: of the exact answer.
+        choices: of a row's own possible answers, divided by ``/``; absent where all rows have the same.
         chosen: of the better answer; ``rejected``: of the worse one.
     """
 
@@ -83,6 +88,7 @@ class Reading:
     prompt: Sequence[str] = ()
     response: str = ""
     answer: str | None = None
+    choices: str | None = None
     chosen: str = ""
     rejected: str = ""
 

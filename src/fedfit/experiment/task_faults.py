@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from fedfit.errors import Fault
-from fedfit.settings import CLASSIFIED_SOURCES, Recipe
+from fedfit.settings import CLASSIFIED_SOURCES, INSTRUCTION_SOURCES, PREFERENCE_SOURCES, TEXT_SOURCES, Recipe
 
 _ROLES = ("prompt", "response", "answer", "choices", "chosen", "rejected", "label", "pair")
 _READS = {
@@ -16,6 +16,14 @@ _READS = {
     "classification": ("metrics",),
 }
 """The keys of ``[task]`` by the kinds that read them; a task of one's own may read all."""
+
+_HOLDS: tuple[tuple[Sequence[str], str, Sequence[str]], ...] = (
+    (CLASSIFIED_SOURCES, "texts with classes", ("classification", "language_modelling")),
+    (INSTRUCTION_SOURCES, "prompts with responses", ("instruction",)),
+    (PREFERENCE_SOURCES, "prompts with a better and a worse response", ("preference",)),
+    (TEXT_SOURCES, "texts without classes", ("language_modelling",)),
+)
+"""Named data sets, what they hold, and the kinds of tasks that read it."""
 
 
 def task_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -34,19 +42,22 @@ def task_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("task.template", recipe.task.template, remedy)
     if recipe.data.choices is not None and recipe.data.answer is None:
         yield Fault("data.choices", list(recipe.data.choices), "data.answer must name the column whose answers they are")
-    if recipe.data.source == "pydocs-instruct" and recipe.task.kind in ("classification", "preference", "language_modelling"):
-        remedy = 'data.source = "pydocs-instruct" has prompts with responses; choose instruction, or other data'
-        yield Fault("task.kind", recipe.task.kind, remedy)
+    yield from _unfit_source(recipe)
     if not entry.language:
         return
-    if recipe.data.source in CLASSIFIED_SOURCES and recipe.task.kind != "language_modelling":
-        remedy = f'data.source = "{recipe.data.source}" has texts with classes; choose classification, or other data'
-        yield Fault("task.kind", recipe.task.kind, remedy)
     if recipe.partition.kind in ("dirichlet", "shards"):
         yield Fault("partition.kind", recipe.partition.kind, "deals by class, and this task has none; choose iid or by_column")
     if recipe.training.target_accuracy:
         remedy = f"{recipe.task.kind} has no accuracy over classes; remove it, or set training.patience"
         yield Fault("training.target_accuracy", recipe.training.target_accuracy, remedy)
+
+
+def _unfit_source(recipe: Recipe) -> Iterator[Fault]:
+    """A named data set that the task cannot read; a task of one's own is its own judge."""
+    for sources, holds, kinds in _HOLDS:
+        if recipe.data.source in sources and recipe.task.kind in _READS and recipe.task.kind not in kinds:
+            remedy = f'data.source = "{recipe.data.source}" has {holds}; choose {" or ".join(kinds)}, or other data'
+            yield Fault("task.kind", recipe.task.kind, remedy)
 
 
 def _unread_keys(recipe: Recipe) -> Iterator[Fault]:

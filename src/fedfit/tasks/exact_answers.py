@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,19 +11,21 @@ import numpy as np
 import torch
 
 from fedfit.core.task import Metric, Score
-from fedfit.data.corpus import TextSet
+from fedfit.data.corpus import CHOICE_SIGN, TextSet
 from fedfit.data.tokenize import Samples
 from fedfit.models.readout import Readout
 from fedfit.tasks.templates import Template
 from fedfit.tasks.token_targets import TokenTargets
-from fedfit.tasks.trees import common_prefix, tree_samples
+from fedfit.tasks.trees import Ids, common_prefix, tree_samples
 
 UNKNOWN = -1
 """The label of a row whose answer is none of the choices."""
 
 
 def choice_samples(samples: Samples, texts: TextSet, template: Template, choices: Sequence[str], max_tokens: int) -> Samples:
-    """``samples`` with a tree of all choices for each row in ``scored``; its labels are the numbers of the right ones.
+    """``samples`` with a tree of its choices for each row in ``scored``; its labels are the numbers of the right ones.
+
+    A row's choices are those of its field ``choices``, else all; a choice that is none of its own has no tokens.
 
     The response of a choice is the row's own response with the answer in it replaced by the choice (the last time that it
     stands there as a word), or the choice alone where the response does not hold the answer. Tokens that all choices begin with
@@ -31,18 +34,30 @@ def choice_samples(samples: Samples, texts: TextSet, template: Template, choices
     """
     asked = texts.fields["prompt"]
     prompts = template.prompts(asked)
+    own = _own_choices(texts, choices)
     trees = []
     columns = [template.responses(asked, _responses(texts, choice)) for choice in choices]
-    for number in range(len(texts)):
-        parts = [column[number] for column in columns]
+    for number, places in enumerate(own):
+        parts = [columns[place][number] for place in places]
         shared = common_prefix(parts)
         room = max_tokens - max(map(len, parts))
         prompt = prompts[number][-max(room, 1) :] + list(parts[0][:shared])
-        trees.append((prompt, [part[shared:] for part in parts]))
+        branches: list[Ids] = [()] * len(choices)
+        for place, part in zip(places, parts, strict=True):
+            branches[place] = part[shared:]
+        trees.append((prompt, branches))
     numbers = {choice: number for number, choice in enumerate(choices)}
     labels = np.array([numbers.get(answer, UNKNOWN) for answer in texts.fields["answer"]], dtype=np.int64)
     scored = tree_samples([prompt for prompt, _ in trees], [parts for _, parts in trees], labels)
     return replace(samples, scored=scored)
+
+
+def _own_choices(texts: TextSet, choices: Sequence[str]) -> list[list[int]]:
+    """The numbers of each row's own choices."""
+    if "choices" not in texts.fields:
+        return [list(range(len(choices)))] * len(texts)
+    own = [set(cell.split(CHOICE_SIGN)) for cell in texts.fields["choices"]]
+    return [[number for number, choice in enumerate(choices) if choice in mine] for mine in own]
 
 
 def _responses(texts: TextSet, choice: str) -> list[str]:
@@ -62,7 +77,7 @@ class ChoiceScorer:
     def add(self, output: Readout, targets: TokenTargets) -> None:
         """Takes in one batch; of equally probable choices the first one counts."""
         assert targets.labels is not None
-        totals = targets.sums(output.log_probs(targets.ids).float(), self._choices)
+        totals = choice_scores(output, targets, self._choices)
         self._right += int((totals.argmax(dim=1) == targets.labels).sum())
         self._rows += len(targets.labels)
 
@@ -73,4 +88,10 @@ class ChoiceScorer:
 
 def predicted_choices(output: Readout, targets: TokenTargets, choices: int) -> torch.Tensor:
     """The probabilities of the choices, ``(batch, choices)``, over which they add up to 1."""
-    return targets.sums(output.log_probs(targets.ids).float(), choices).softmax(dim=1)
+    return choice_scores(output, targets, choices).softmax(dim=1)
+
+
+def choice_scores(output: Readout, targets: TokenTargets, choices: int) -> torch.Tensor:
+    """The log-probabilities of the choices, ``(batch, choices)``; minus infinity for those that a row does not have."""
+    totals = targets.sums(output.log_probs(targets.ids).float(), choices)
+    return totals.masked_fill(targets.counts(choices) == 0, -math.inf)

@@ -18,7 +18,7 @@ def tree_samples(prompts: Sequence[Ids], continuations: Sequence[Sequence[Ids]],
 
     Args:
         prompts: at least one token each.
-        continuations: of each prompt, at least one token each.
+        continuations: of each prompt; one without tokens keeps its number and is absent.
         labels: a number of each sample, int64 ``(samples,)``.
     """
     ids: list[int] = []
