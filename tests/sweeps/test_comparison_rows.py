@@ -11,6 +11,7 @@ from fedfit.reports.read import RunData
 from fedfit.sweeps.comparison import Case, Comparison, Method
 from fedfit.sweeps.comparison_table import case_table, table_page
 from fedfit.sweeps.csv_files import rounds_csv, rows_csv, summary_csv
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rate_search import Trial
 from fedfit.sweeps.rows import Row, row_of, summarise
 from fedfit.sweeps.sweep import Sweep
@@ -141,12 +142,62 @@ def test_the_table_shows_reached_not_reached_and_not_simulated() -> None:
         outcome(0, "c", run=never),
         outcome(0, "alone", run=unplanned),
     ]  # fmt: skip
-    lines = case_table(summarise(rows)).splitlines()
+    lines = case_table(summarise(rows), comparison().shown_metrics).splitlines()
     assert lines[0].endswith("| seconds to 80 % | joules to 80 % | server, s |")
     assert lines[2] == ("| a | 0.001 | 90.0 ± 0.0 | 80.0 ± 0.0 | 10.00 ± 0.00 | 1.00 ± 0.00 | 3 ± 0 | 6 ± 0 | 2.50 ± 0.00 |")
     assert "| 3 (1 of 2 seeds) | 6 (1 of 2 seeds) |" in lines[3]
     assert "| not reached | not reached |" in lines[4]
     assert lines[5] == "| alone | 0.001 | 90.0 | 80.0 | – | – | – | – | – |"
+
+
+def lower(values: tuple[float, ...], target: float | None = 2.0) -> tuple[Comparison, Row]:
+    """A comparison by the loss, beside it ROUGE-L, and the row of one run with these losses."""
+    made = Comparison(
+        "c", "Title", "tiny", "", (Method("a", ()),), (Case("domains"),), (1e-3, 3e-3), None, 1000,
+        {} if target is None else {"domains": target}, metric=Metric("loss"), beside=("rouge_l",),
+    )  # fmt: skip
+    sweep = made.main(made.cases[0], {"a": 1e-3})
+    run = made_up_run(values)
+    for line, value in zip(run.rounds, values, strict=True):
+        line |= {"test_loss": value, "test_rouge_l": 0.25}
+    return made, row_of(sweep, sweep.points[0], 0, run)
+
+
+def test_a_loss_reaches_its_target_from_above() -> None:
+    _, found = lower((3.0, 2.5, 2.0, 2.1))
+    assert values(found, "final_loss", "rounds_to_target", "seconds_to_target") == (2.1, 2, 3.0)
+    assert values(lower((3.0, 2.5))[1], "rounds_to_target") == (None,)
+
+
+def test_the_table_of_a_loss() -> None:
+    made, found = lower((3.0, 2.5, 2.0))
+    page = table_page(
+        made, [found], [Trial("domains", "a", 1e-3, 2.0, Metric("loss")), Trial("domains", "a", 3e-3, 3.0, Metric("loss"))]
+    )
+    assert "## instruction" in page
+    assert "| method | learning rate | loss, nats | rouge l | uplink, MB | downlink, MB | seconds to 2 | joules to 2 |" in page
+    assert "| a | 0.001 | 2.000 | 0.250 | 0.00 | 0.00 | 3 | 6 |" in page
+    assert "at the target or below" in page
+    assert "Loss in nats on test rows after the last round. Every method was run at every rate, for each data set with" in page
+    assert "| instruction | a | **2.000** | 3.000 |" in page
+
+
+def test_without_a_target_seconds_and_joules_are_those_of_the_whole_run() -> None:
+    made, found = lower((3.0, 2.5, 2.0), None)
+    page = table_page(made, [found], [Trial("domains", "a", 1e-3, 2.0, Metric("loss"))])
+    assert "| seconds | joules |" in page
+    assert "| a | 0.001 | 2.000 | 0.250 | 0.00 | 0.00 | 3 | 6 |" in page
+    assert "together, over the whole run." in page
+
+
+def test_a_case_of_natural_clients_has_no_concentration() -> None:
+    made, found = lower((3.0, 2.0))
+    assert (made.cases[0].slug, made.cases[0].overrides) == ("domains", ('data.source="domains"',))
+    assert found.columns == (("data", "domains"), ("method", "a"))
+    assert made.search("domains").points[0].overrides == (
+        'data.source="domains"',
+        "training.learning_rate=0.001",
+    )
 
 
 def test_the_page_has_a_table_a_case_and_the_search() -> None:

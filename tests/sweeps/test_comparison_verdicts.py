@@ -3,8 +3,9 @@
 import pytest
 
 from fedfit.sweeps.comparison import Case, Claim, Comparison, Method
-from fedfit.sweeps.comparison_verdicts import OVER_ALL, RULE, claim_word, judge_claim, verdicts_page
+from fedfit.sweeps.comparison_verdicts import OVER_ALL, claim_word, judge_claim, rule, verdicts_page
 from fedfit.sweeps.estimate import FAILS, HOLDS, NOISE
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rows import Row
 from tests.sweeps.test_comparison_rows import made_up_run, outcome
 
@@ -32,7 +33,7 @@ def claim(*pairs: tuple[str, str]) -> Claim:
 
 @pytest.mark.parametrize(("low", "word"), [(flat(0.7), HOLDS), (flat(0.9), FAILS), ((0.7, 0.9, 0.8), NOISE)])
 def test_one_pair_in_one_case(low: tuple[float, ...], word: str) -> None:
-    found = judge_claim(claim(("a", "b")), rows({("a", EASY): flat(0.8), ("b", EASY): low}))
+    found = judge_claim(claim(("a", "b")), rows({("a", EASY): flat(0.8), ("b", EASY): low}), Metric())
     assert claim_word(found, EASY.label) == claim_word(found, OVER_ALL) == word
 
 
@@ -44,7 +45,7 @@ def test_over_all_is_the_mean_over_the_cases_seed_by_seed() -> None:
             ("a", HARD): (0.68, 0.66, 0.64), ("b", HARD): flat(0.7),
         }
     )  # fmt: skip
-    (pair,) = judge_claim(claim(("a", "b")), given)
+    (pair,) = judge_claim(claim(("a", "b")), given, Metric())
     means = {column: estimate.mean for column, estimate in pair.estimates.items()}
     assert means == pytest.approx({EASY.label: 12, HARD.label: -4, OVER_ALL: 4})
     assert pair.estimates[OVER_ALL].error == pytest.approx(0, abs=1e-9)
@@ -55,12 +56,12 @@ def test_over_all_is_the_mean_over_the_cases_seed_by_seed() -> None:
 def test_a_claim_of_two_pairs(second: tuple[float, ...], word: str) -> None:
     """a is above b by 20 points in every seed, so the comparison with c decides."""
     given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.6), ("c", EASY): second})
-    assert claim_word(judge_claim(claim(("a", "b"), ("a", "c")), given), EASY.label) == word
+    assert claim_word(judge_claim(claim(("a", "b"), ("a", "c")), given, Metric()), EASY.label) == word
 
 
 def test_a_pair_that_was_not_run_is_left_out() -> None:
     given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.6)})
-    assert [(pair.higher, pair.lower) for pair in judge_claim(claim(("a", "b"), ("a", "z")), given)] == [("a", "b")]
+    assert [(pair.higher, pair.lower) for pair in judge_claim(claim(("a", "b"), ("a", "z")), given, Metric())] == [("a", "b")]
 
 
 def test_the_page_has_claims_pairs_and_the_rule() -> None:
@@ -71,4 +72,23 @@ def test_the_page_has_claims_pairs_and_the_rule() -> None:
     assert f"| a above b | table 1 | +10.00 points (± 0.00, 3 seeds) | {HOLDS} | {HOLDS} |" in page
     assert f"| a above both |  | -10.00 to +10.00 points over 2 pairs | {FAILS} | {FAILS} |" in page
     assert f"| a − c | -10.00 ± 0.00, {FAILS} | -10.00 ± 0.00, {FAILS} |" in page
-    assert RULE in page
+    assert rule(Metric()) in page
+
+
+@pytest.mark.parametrize(("low", "word"), [(flat(0.9), HOLDS), (flat(0.7), FAILS), ((0.7, 0.9, 0.8), NOISE)])
+def test_the_lower_of_two_losses_is_the_better(low: tuple[float, ...], word: str) -> None:
+    found = judge_claim(claim(("a", "b")), rows({("a", EASY): flat(0.8), ("b", EASY): low}), Metric("loss"))
+    assert claim_word(found, OVER_ALL) == word
+
+
+def test_the_page_of_a_loss_has_its_unit_and_its_direction() -> None:
+    given = rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.9), ("c", EASY): flat(0.7)})
+    claims = (Claim("a above b", "table 1", (("a", "b"),)), Claim("a above both", "", (("a", "b"), ("a", "c"))))
+    methods = tuple(Method(name, ()) for name in "abc")
+    made = Comparison("c", "C", "t", "", methods, (EASY,), (1e-3,), 0.5, 9, {}, claims, metric=Metric("loss"))
+    page = verdicts_page(made, given)
+    assert f"| a above b | table 1 | -0.1000 nats (± 0.0000, 3 seeds) | {HOLDS} | {HOLDS} |" in page
+    assert f"| a above both |  | -0.1000 to +0.1000 nats over 2 pairs | {FAILS} | {FAILS} |" in page
+    assert f"| a − c | +0.1000 ± 0.0000, {FAILS} |" in page
+    assert "a claim holds when m lies below −t·s/√n, for lower is better" in page
+    assert "Differences are in nats of test loss after the last round" in page

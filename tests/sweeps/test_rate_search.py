@@ -3,9 +3,11 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import pytest
 
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rate_search import Trial, best_rates, rates_csv, with_choice
 
 RATES = (3e-4, 1e-3, 3e-3)
@@ -49,3 +51,10 @@ def test_every_trial_is_written() -> None:
         ("0.001", "0.7", "1"),
         ("0.003", "0.6", "0"),
     ]
+
+
+@pytest.mark.parametrize(("losses", "best"), [((2.0, 1.5, 1.7), 1e-3), ((2.0, math.nan, 2.1), 3e-4), ((2.0, 1.5, 1.5), 1e-3)])
+def test_of_losses_the_lowest_is_the_best(losses: tuple[float, ...], best: float) -> None:
+    given = [replace(trial, metric=Metric("loss")) for trial in trials(losses)]
+    assert best_rates(given) == {"a": best}
+    assert rates_csv(given).startswith("data,method,learning_rate,final_loss,chosen")

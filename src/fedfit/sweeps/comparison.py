@@ -15,13 +15,11 @@ from pathlib import Path
 
 from fedfit.sweeps.describe import DATA_NAMES
 from fedfit.sweeps.metric import Metric
-from fedfit.sweeps.sweep import Axis, Point, Setting, Sweep
+from fedfit.sweeps.sweep import Axis, Columns, Point, Setting, Sweep
 
 SEARCH_FOLDER = "search"
 
-MEASURES = (
-    "final_accuracy",
-    "final_macro_f1",
+_COSTS = (
     "uplink_bytes",
     "downlink_bytes",
     "simulated_s",
@@ -33,7 +31,7 @@ MEASURES = (
     "wall_s",
     "refused",
 )
-"""The columns of a comparison's tables."""
+"""The columns of a comparison's tables behind its metrics."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +48,35 @@ class Method:
 
 @dataclass(frozen=True)
 class Case:
-    """A setting to compare methods in: a data set, spread by a Dirichlet draw of concentration ``alpha``."""
+    """A setting to compare methods in: a data set, spread by a Dirichlet draw of concentration ``alpha``.
+
+    Without ``alpha`` the recipe says how it is spread: over its natural clients.
+    """
 
     source: str
-    alpha: float
+    alpha: float | None = None
 
     @property
     def slug(self) -> str:
         """The name of the case's folder, and of the case for ``--only``."""
-        return f"{self.source}-{self.alpha:g}"
+        return self.source if self.alpha is None else f"{self.source}-{self.alpha:g}"
 
     @property
     def label(self) -> str:
         """The case's name in tables and panels."""
-        return f"{DATA_NAMES.get(self.source, self.source)}, α = {self.alpha:g}"
+        name = DATA_NAMES.get(self.source, self.source)
+        return name if self.alpha is None else f"{name}, α = {self.alpha:g}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """Overrides of the comparison's recipe."""
-        return (f'data.source="{self.source}"', f"partition.alpha={self.alpha}")
+        spread = () if self.alpha is None else (f"partition.alpha={self.alpha}",)
+        return (f'data.source="{self.source}"', *spread)
+
+    @property
+    def columns(self) -> Columns:
+        """The case in tables."""
+        return (("data", self.source), *(() if self.alpha is None else (("alpha", self.alpha),)))
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,9 @@ class Comparison:
     """Methods to compare in every case. ``base`` is a recipe in TOML.
 
     The search tries the learning ``rates`` for every method and data set, at concentration ``search_alpha`` and with the single
-    seed ``search_seed``, which is not one of ``seeds``. ``targets`` maps each data set to an accuracy, a share of 1, and
-    ``source_overrides`` to overrides of the recipe.
+    seed ``search_seed``, which is not one of ``seeds``. ``targets`` maps data sets to a value of ``metric``, and
+    ``source_overrides`` to overrides of the recipe. Rates are chosen and claims are judged by ``metric``, in its own
+    direction; ``beside`` are other metrics to show.
     """
 
     name: str
@@ -96,7 +105,7 @@ class Comparison:
     methods: tuple[Method, ...]
     cases: tuple[Case, ...]
     rates: tuple[float, ...]
-    search_alpha: float
+    search_alpha: float | None
     search_seed: int
     targets: Mapping[str, float]
     claims: tuple[Claim, ...] = ()
@@ -104,6 +113,7 @@ class Comparison:
     source_overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     metric: Metric = field(default_factory=Metric)
+    beside: tuple[str, ...] = ("macro_f1",)
 
     def with_seeds(self, count: int | None) -> Comparison:
         """The same comparison over ``count`` seeds counted from 0; ``None`` keeps the seeds. The search keeps its own seed."""
@@ -121,14 +131,14 @@ class Comparison:
 
     def main(self, case: Case, rates: Mapping[str, float]) -> Sweep:
         """The sweep of every method in ``case``; ``rates`` maps the method's name to its learning rate."""
-        target = self.targets[case.source]
+        target = self.targets.get(case.source)
         points = [
             Point(
                 method.name,
                 None,
                 (*self._overrides(case, method), f"training.learning_rate={rates[method.name]}"),
                 panel=case.label,
-                columns=(("data", case.source), ("alpha", case.alpha), ("method", method.name)),
+                columns=(*case.columns, ("method", method.name)),
                 facts=(("learning_rate", rates[method.name]), ("target", target)),
                 exchanges=method.sends,
             )
@@ -153,6 +163,11 @@ class Comparison:
         """The data sets of the cases, each once."""
         return list(dict.fromkeys(case.source for case in self.cases))
 
+    @property
+    def shown_metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the tables, the leading one first."""
+        return (self.metric, *(replace(self.metric, name=name) for name in self.beside))
+
     def only(self, cases: Sequence[Case]) -> Comparison:
         """The same comparison in ``cases`` only."""
         return replace(self, cases=tuple(cases))
@@ -175,6 +190,6 @@ class Comparison:
             self.scale,
             seeds,
             self.metric,
-            MEASURES,
+            (*(f"final_{metric.name}" for metric in self.shown_metrics), *_COSTS),
             command=f"fedfit reproduce {self.name}",
         )

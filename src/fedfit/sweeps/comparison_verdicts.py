@@ -8,18 +8,24 @@ from dataclasses import dataclass
 
 from fedfit.sweeps.comparison import Claim, Comparison
 from fedfit.sweeps.describe import table_text
-from fedfit.sweeps.estimate import PAIRED, Estimate, joint_word
+from fedfit.sweeps.estimate import Estimate, difference_text, joint_word, paired_rule
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rows import Row
 
 OVER_ALL = "over all"
 
-RULE = f"""\
+_RULE = """\
 A seed fixes the data, their spread over the devices, the ranks, the fleet and the initial head, so two methods are compared
 seed by seed.
-{PAIRED}
+{paired}
 "Over all" takes each seed's mean difference over the cases, so it has as many differences as there are seeds. No allowance is
 made for the number of claims: of twenty that are empty, one comes out decided.
 """
+
+
+def rule(metric: Metric) -> str:
+    """How claims on ``metric`` are judged, in words."""
+    return _RULE.format(paired=paired_rule(metric))
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,14 @@ class Judged:
     estimates: dict[str, Estimate]
 
 
-def judge_claim(claim: Claim, rows: Sequence[Row]) -> list[Judged]:
-    """Judges the pairs of ``claim`` whose methods are both in ``rows``; ``rows`` must hold all seeds of both in each case."""
+def judge_claim(claim: Claim, rows: Sequence[Row], metric: Metric) -> list[Judged]:
+    """Judges the pairs of ``claim`` whose methods are both in ``rows``; ``rows`` must hold all seeds of both in each case.
+
+    ``metric`` is the one that ``rows`` have as their curve.
+    """
     methods = {row.line for row in rows}
     pairs = [(higher, lower) for higher, lower in claim.pairs if {higher, lower} <= methods]
-    return [Judged(higher, lower, _estimates(higher, lower, rows)) for higher, lower in pairs]
+    return [Judged(higher, lower, _estimates(higher, lower, rows, metric)) for higher, lower in pairs]
 
 
 def claim_word(judged: Sequence[Judged], column: str) -> str:
@@ -45,7 +54,7 @@ def claim_word(judged: Sequence[Judged], column: str) -> str:
 
 def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
     """The text of ``verdicts.md``: all claims by case and over all cases, then each claim's pairs."""
-    judged = {claim: found for claim in comparison.claims if (found := judge_claim(claim, rows))}
+    judged = {claim: found for claim in comparison.claims if (found := judge_claim(claim, rows, comparison.metric))}
     columns = [*dict.fromkeys(row.panel for row in rows), OVER_ALL]
     summary = [
         (claim.text, claim.source, _difference_text(pairs), *(claim_word(pairs, column) for column in columns))
@@ -59,34 +68,36 @@ def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
     for claim, pairs in judged.items():
         lines = [(f"{p.higher} − {p.lower}", *(_cell(p.estimates[column]) for column in columns)) for p in pairs]
         parts += [f"### {claim.text}", table_text(("difference", *columns), lines)]
-    return "\n\n".join([*parts, "## How it is judged", RULE])
+    return "\n\n".join([*parts, "## How it is judged", rule(comparison.metric)])
 
 
 def _difference_text(pairs: Sequence[Judged]) -> str:
     """The difference of a single pair, or the range of several."""
     if len(pairs) == 1:
         return str(pairs[0].estimates[OVER_ALL])
-    means = [pair.estimates[OVER_ALL].mean for pair in pairs]
-    return f"{min(means):+.2f} to {max(means):+.2f} points over {len(pairs)} pairs"
+    estimates = [pair.estimates[OVER_ALL] for pair in pairs]
+    least, most = (choose(estimates, key=lambda estimate: estimate.mean) for choose in (min, max))
+    between = f"{difference_text(least.mean, least.metric)} to {difference_text(most.mean, most.metric)}"
+    return f"{between} {least.metric.difference_unit} over {len(pairs)} pairs".replace("  ", " ")
 
 
 def _cell(estimate: Estimate) -> str:
-    spread = "" if estimate.error is None else f" ± {estimate.error:.2f}"
-    return f"{estimate.mean:+.2f}{spread}, {estimate.word}"
+    return f"{estimate.bare}, {estimate.word}"
 
 
-def _estimates(higher: str, lower: str, rows: Sequence[Row]) -> dict[str, Estimate]:
+def _estimates(higher: str, lower: str, rows: Sequence[Row], metric: Metric) -> dict[str, Estimate]:
     cases = list(dict.fromkeys(row.panel for row in rows))
-    by_case = {case: _differences(higher, lower, case, rows) for case in cases}
-    found = {case: Estimate.of(list(by_seed.values())) for case, by_seed in by_case.items()}
+    by_case = {case: _differences(higher, lower, case, rows, metric) for case in cases}
+    found = {case: Estimate.of(list(by_seed.values()), metric) for case, by_seed in by_case.items()}
     seeds = by_case[cases[0]]
-    found[OVER_ALL] = Estimate.of([statistics.fmean(by_case[case][seed] for case in cases) for seed in seeds])
+    found[OVER_ALL] = Estimate.of([statistics.fmean(by_case[case][seed] for case in cases) for seed in seeds], metric)
     return found
 
 
-def _differences(higher: str, lower: str, case: str, rows: Sequence[Row]) -> dict[int, float]:
-    """Seed → difference in points of accuracy."""
+def _differences(higher: str, lower: str, case: str, rows: Sequence[Row], metric: Metric) -> dict[int, float]:
+    """Seed → difference of the displayed values."""
     high, low = (
-        {row.seed: 100 * row.final for row in rows if (row.panel, row.line) == (case, name)} for name in (higher, lower)
+        {row.seed: metric.factor * row.final for row in rows if (row.panel, row.line) == (case, name)}
+        for name in (higher, lower)
     )
     return {seed: high[seed] - low[seed] for seed in high}

@@ -11,8 +11,17 @@ from fedfit.reports.metrics import ABSENT
 from fedfit.sweeps.rows import Summary
 from fedfit.sweeps.sweep import Setting, Sweep
 
-_MODELS = {"minilm": "MiniLM", "FacebookAI/roberta-base": "RoBERTa-base"}
-DATA_NAMES = {"ag_news": "AG News", "sst2": "SST-2", "pydocs": "docstring"}
+_MODELS = {"minilm": "MiniLM", "smollm2": "SmolLM2", "FacebookAI/roberta-base": "RoBERTa-base"}
+DATA_NAMES = {
+    "ag_news": "AG News",
+    "sst2": "SST-2",
+    "pydocs": "docstring",
+    "commonsense": "commonsense",
+    "domains": "instruction",
+    "pydocs-instruct": "docstring instruction",
+    "truthfulqa": "TruthfulQA",
+    "persona": "persona",
+}
 """Names of data sets in captions and tables."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedfit.errors import Fault, RecipeError
+from fedfit.metric_names import higher_is_better
 from fedfit.reports.metrics import Measure
 from fedfit.reports.read import RunData, number
 
@@ -36,6 +37,36 @@ class Metric:
     def factor(self) -> float:
         """Factor from the recorded value to the displayed value."""
         return 100.0 if self.is_share else 1.0
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The metric's direction."""
+        return higher_is_better(self.name)
+
+    @property
+    def word(self) -> str:
+        """The metric's display name: ``accuracy``, ``macro-F1``."""
+        return Measure.of(self.key).word
+
+    @property
+    def heading(self) -> str:
+        """Heading for tables: ``accuracy, %``, ``loss, nats``."""
+        unit = Measure.of(self.key).unit
+        return f"{self.word}, {unit}" if unit else self.word
+
+    @property
+    def digits(self) -> int:
+        """Digits behind the point of a displayed value."""
+        return 1 if self.is_share else 3
+
+    @property
+    def difference_unit(self) -> str:
+        """Unit of a displayed difference of two values: ``points``, ``nats``, or empty."""
+        return "points" if self.is_share else Measure.of(self.key).unit
+
+    def gain(self, value: float, other: float) -> float:
+        """How much better ``value`` is than ``other``; negative if it is worse."""
+        return value - other if self.higher_is_better else other - value
 
     @property
     def label(self) -> str:

@@ -1,30 +1,31 @@
-"""Chooses the learning rate of each method: the rate with the highest accuracy in the search."""
+"""Chooses the learning rate of each method: the rate with the best value of the metric in the search."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedfit.reports.read import read_run
 from fedfit.sweeps.csv_files import csv_text
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.run_folders import RUNS_FOLDER
 from fedfit.sweeps.sweep import Sweep
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the search. ``accuracy`` is the last round's, a share of 1; NaN if it was not measured.
+    """One run of the search. ``value`` is the last round's of ``metric``, NaN if it was not measured.
 
-    ``part`` names the rows measured: the validation part if the run has one, else the test rows.
+    ``metric`` names the rows measured: the validation part if the run has one, else the test rows.
     """
 
     source: str
     method: str
     rate: float
-    accuracy: float
-    part: str = "test"
+    value: float
+    metric: Metric = field(default_factory=Metric)
 
 
 def read_trials(source: str, search: Sweep, folder: Path) -> list[Trial]:
@@ -37,13 +38,13 @@ def read_trials(source: str, search: Sweep, folder: Path) -> list[Trial]:
         assert run.point.x is not None
         data = read_run(folder / RUNS_FOLDER / run.folder)
         metric = search.metric.deciding(data)
-        trials.append(Trial(source, run.point.line, run.point.x, metric.series(data)[-1], metric.part))
+        trials.append(Trial(source, run.point.line, run.point.x, metric.series(data)[-1], metric))
     order = list(dict.fromkeys(trial.method for trial in trials))
     return sorted(trials, key=lambda trial: (order.index(trial.method), trial.rate))
 
 
 def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
-    """Method → the rate of the highest accuracy, the lowest of equally good rates. ``trials`` are of one data set."""
+    """Method → the rate of the best value, the lowest of equally good rates. ``trials`` are of one data set."""
     best: dict[str, Trial] = {}
     for trial in trials:
         held = best.get(trial.method)
@@ -54,8 +55,8 @@ def best_rates(trials: Sequence[Trial]) -> dict[str, float]:
 
 def rates_csv(trials: Sequence[Trial]) -> str:
     """CSV text with one line per trial; ``chosen`` is 1 for the rate chosen, else 0."""
-    lines = [[t.source, t.method, t.rate, t.accuracy, int(chosen)] for t, chosen in with_choice(trials)]
-    return csv_text(("data", "method", "learning_rate", "final_accuracy", "chosen"), lines)
+    lines = [[t.source, t.method, t.rate, t.value, int(chosen)] for t, chosen in with_choice(trials)]
+    return csv_text(("data", "method", "learning_rate", f"final_{trials[0].metric.name}", "chosen"), lines)
 
 
 def with_choice(trials: Sequence[Trial]) -> list[tuple[Trial, bool]]:
@@ -66,4 +67,4 @@ def with_choice(trials: Sequence[Trial]) -> list[tuple[Trial, bool]]:
 
 
 def _merit(trial: Trial) -> tuple[float, float]:
-    return (-math.inf if math.isnan(trial.accuracy) else trial.accuracy, -trial.rate)
+    return (-math.inf if math.isnan(trial.value) else trial.metric.gain(trial.value, 0), -trial.rate)

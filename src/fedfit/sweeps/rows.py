@@ -30,7 +30,7 @@ class Row:
     Measures: ``final_<metric>`` for every metric on test rows and ``untrained_<metric>``; ``mean_rank`` over the rounds that
     have a common rank; totals over the rounds of ``simulated_s``, ``simulated_j`` (of all devices), ``uplink_bytes``,
     ``downlink_bytes``, ``wall_s``, ``server_s`` (wall seconds of the rule's own work) and ``refused`` (updates). The measures
-    ``_to_target`` count to the end of the first round at the target or above, and are ``None`` if no round reached it.
+    ``_to_target`` count to the end of the first round at the target or better, and are ``None`` if no round reached it.
     """
 
     columns: Columns
@@ -148,7 +148,8 @@ def _totals(point: Point, data: RunData) -> dict[str, float | None]:
 def _to_target(sweep: Sweep, data: RunData) -> dict[str, float | None]:
     """The measures ``_to_target``; the validation part decides if the run has one."""
     target, values = sweep.target, sweep.metric.deciding(data).series(data)
-    reached = None if target is None else next((place for place, value in enumerate(values) if value >= target), None)
+    within = (place for place, value in enumerate(values) if target is not None and sweep.metric.gain(value, target) >= 0)
+    reached = next(within, None)
     return {
         "rounds_to_target": None if reached is None else int(data.rounds[reached]["round"]),
         "seconds_to_target": _sum_until(data, "simulated_s", reached),

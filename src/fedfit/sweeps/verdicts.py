@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fedfit.sweeps.estimate import FAILS, HOLDS, NOISE, PAIRED, Estimate, joint_word
+from fedfit.sweeps.estimate import FAILS, HOLDS, NOISE, Estimate, joint_word, paired_rule
 from fedfit.sweeps.figures import MAX_RANK, PLACEMENTS, POLICIES
+from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rows import Row
 
 RULE = f"""\
 A seed fixes the data, the fleet and the initial head, so two points are compared seed by seed.
-{PAIRED}
+{paired_rule(Metric())}
 A slope is that of a straight line through the points of a seed, over the logarithm of x.
 """
 
