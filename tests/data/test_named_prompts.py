@@ -52,16 +52,17 @@ def asked(trait: str, number: int) -> dict[str, str]:
     return {"question": f"{trait}: say {number}?", **answers}
 
 
-def small_files() -> dict[str, str]:
+def small_files(questions: int = 12) -> dict[str, str]:
+    """File → text; ``questions`` are the training rows of each set of ``commonsense``."""
     sums = [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(4)]
     facts = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers\n" + "".join(
-        f'A,{"Law" if n % 3 else "Food"},Why {n}?,"No, {n}",x,"Yes {n}; ; Both {n};"\n' for n in range(60)
+        f'A,Law {n % 7},Why {n}?,"No, {n}",x,"Yes {n}; ; Both {n};"\n' for n in range(60)
     )
     return {
         **{
             f"commonsense/{name}/{part}.json": json.dumps([question(name, n) for n in range(count)])
             for name in QUESTION_SETS
-            for part, count in (("train", 12), ("test", 3))
+            for part, count in (("train", questions), ("test", 3))
         },
         **{f"domains/{name}.json": json.dumps(domain(name)) for name in DOMAINS},
         "domains/math_train.jsonl": lines(sums),
@@ -144,7 +145,7 @@ def test_truthfulqa_sets_the_best_answer_against_an_incorrect_one() -> None:
             assert rejected in (f"Yes {number}", f"Both {number}")
             drawn[rejected.split()[0]] += 1
     assert min(drawn["Yes"], drawn["Both"]) >= 15  # 30 expected each, standard deviation 3.9
-    assert set(corpus.train.columns["category"]) == {"Law", "Food"}
+    assert set(corpus.train.columns["category"]) == {f"Law {number}" for number in range(7)}
     assert build_preferences(load_named("truthfulqa"), DataSettings(source="truthfulqa")) == corpus
 
 
@@ -152,6 +153,7 @@ def test_truthfulqa_sets_the_best_answer_against_an_incorrect_one() -> None:
 def test_persona_has_a_file_a_trait() -> None:
     corpus = build_preferences(load_named("persona"), DataSettings(source="persona"))
     assert Counter([*corpus.train.columns["trait"], *corpus.test.columns["trait"]]) == dict.fromkeys(TRAITS, 30)
+    assert set(corpus.train.columns["client"]) == {f"{trait} {number}" for trait in TRAITS for number in (1, 2)}
     assert set(corpus.train.fields["chosen"]) == {"Yes"}
     assert set(corpus.test.fields["rejected"]) == {"No"}
     assert not set(corpus.train.fields["prompt"]) & set(corpus.test.fields["prompt"])

@@ -107,13 +107,16 @@ def _drawn(question: str, answers: Sequence[str]) -> str:
 
 
 def _read_persona(folder: Path) -> Tables:
-    """Would you say this? The answer that matches a trait against the one that does not; a file a trait."""
+    """Would you say this? The answer that matches a trait against the one that does not; a file a trait, which two clients
+    share by hash.
+    """
     tables = []
     for trait in TRAITS:
         table = read_table(folder / f"{trait}.jsonl", "jsonl")
         names = {"prompt": "question", "chosen": "answer_matching_behavior", "rejected": "answer_not_matching_behavior"}
         columns = {role: table.texts(_KEY, (name,)) for role, name in names.items()}
-        tables.append(Table(table.origin, {**columns, "trait": [trait] * len(table)}))
+        clients = [f"{trait} {1 + int(hash_share(f'client {prompt}') * 2)}" for prompt in columns["prompt"]]
+        tables.append(Table(table.origin, {**columns, "trait": [trait] * len(table), "client": clients}))
     return _pairs(_stack(str(folder), tables))
 
 

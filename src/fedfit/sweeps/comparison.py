@@ -38,12 +38,14 @@ _COSTS = (
 class Method:
     """A line of the comparison: ``overrides`` (``section.key=value``) change the case's recipe.
 
-    ``sends`` is false for a method without communication: it has no place on the axis of bytes sent.
+    ``sends`` is false for a method without communication: it has no place on the axis of bytes sent. ``rates`` are learning
+    rates of its own to try, for another optimiser.
     """
 
     name: str
     overrides: tuple[str, ...]
     sends: bool = True
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,10 @@ class Claim:
 class Comparison:
     """Methods to compare in every case. ``base`` is a recipe in TOML.
 
-    The search tries the learning ``rates`` for every method and data set, at concentration ``search_alpha`` and with the single
-    seed ``search_seed``, which is not one of ``seeds``. ``targets`` maps data sets to a value of ``metric``, and
-    ``source_overrides`` to overrides of the recipe. Rates are chosen and claims are judged by ``metric``, in its own
-    direction; ``beside`` are other metrics to show.
+    The search tries the learning ``rates`` (or the method's own) for every method and data set, at concentration
+    ``search_alpha`` and with the single seed ``search_seed``, which is not one of ``seeds``; a single rate needs no
+    search. ``targets`` maps data sets to a value of ``metric``, and ``source_overrides`` to overrides of the recipe. Rates are
+    chosen and claims are judged by ``metric``, in its own direction; ``beside`` are other metrics to show.
     """
 
     name: str
@@ -119,13 +121,28 @@ class Comparison:
         """The same comparison over ``count`` seeds counted from 0; ``None`` keeps the seeds. The search keeps its own seed."""
         return self if count is None else replace(self, seeds=tuple(range(count)))
 
+    def rates_of(self, method: Method) -> tuple[float, ...]:
+        """The learning rates to try for ``method``."""
+        return method.rates or self.rates
+
+    @property
+    def searches(self) -> bool:
+        """Whether some method has several rates to choose from."""
+        return any(len(self.rates_of(method)) > 1 for method in self.methods)
+
+    @property
+    def lowest_rates(self) -> dict[str, float]:
+        """The lowest rate of each method; its only one where nothing is searched."""
+        return {method.name: min(self.rates_of(method)) for method in self.methods}
+
     def search(self, source: str) -> Sweep:
-        """The sweep of every method at every rate on ``source``, with one seed; x is the rate."""
+        """The sweep of the methods with several rates, at each of these, on ``source``, with one seed; x is the rate."""
         case = Case(source, self.search_alpha)
         points = [
             Point(method.name, rate, (*self._overrides(case, method), f"training.learning_rate={rate}"))
             for method in self.methods
-            for rate in self.rates
+            for rate in self.rates_of(method)
+            if len(self.rates_of(method)) > 1
         ]
         return self._sweep(f"{self.name} {SEARCH_FOLDER} {source}", points, (self.search_seed,))
 
@@ -147,13 +164,17 @@ class Comparison:
         return replace(self._sweep(f"{self.name} {case.slug}", points, self.seeds), target=target)
 
     def whole(self) -> Sweep:
-        """All methods in all cases as one sweep, reported, not executed. The first point appears at every rate."""
-        first, *others = [
-            Point(method.name, None, self._overrides(case, method)) for case in self.cases for method in self.methods
-        ]
-        swept = [replace(first, x=rate, overrides=(*first.overrides, f"training.learning_rate={rate}")) for rate in self.rates]
-        least = f"training.learning_rate={min(self.rates)}"
-        return self._sweep(self.name, [*swept, *(replace(p, overrides=(*p.overrides, least)) for p in others)], self.seeds)
+        """All methods in all cases as one sweep, reported, not executed.
+
+        In the first case the first method, and each method with rates of its own, appears at every rate.
+        """
+        points = []
+        for case, method in ((case, method) for case in self.cases for method in self.methods):
+            all_rates = case == self.cases[0] and (method == self.methods[0] or bool(method.rates))
+            for rate in self.rates_of(method) if all_rates else (self.lowest_rates[method.name],):
+                overrides = (*self._overrides(case, method), f"training.learning_rate={rate}")
+                points.append(Point(method.name, rate if all_rates else None, overrides))
+        return self._sweep(self.name, points, self.seeds)
 
     def search_folder(self, source: str, out: Path) -> Path:
         """The folder of the search on ``source``."""

@@ -69,7 +69,7 @@ def row_pages(comparison: Comparison, rows: Sequence[Row], trials: Sequence[Tria
         f"{comparison.name}.csv": rows_csv(whole, rows),
         f"{comparison.name}-summary.csv": summary_csv(whole, rows),
         f"{comparison.name}-rounds.csv": rounds_csv(whole, rows),
-        "rates.csv": rates_csv(trials),
+        **({"rates.csv": rates_csv(trials)} if trials else {}),
         "verdicts.md": verdicts_page(comparison, rows),
     }
 
@@ -80,6 +80,9 @@ def _is_finished(comparison: Comparison, case: Case, out: Path) -> bool:
 
 
 def _trials(comparison: Comparison, out: Path) -> list[Trial]:
+    """The trials of the search; none where nothing is searched."""
+    if not comparison.searches:
+        return []
     return [
         trial
         for source in comparison.sources()

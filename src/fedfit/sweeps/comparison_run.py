@@ -15,8 +15,12 @@ from fedfit.sweeps.sweep import Sweep
 
 def rates_found(comparison: Comparison, source: str, out: Path) -> dict[str, float] | None:
     """The best rate of each method on ``source``, or ``None`` while the search is unfinished."""
+    if not comparison.searches:
+        return comparison.lowest_rates
     search, folder = comparison.search(source), comparison.search_folder(source, out)
-    return None if unfinished(search.runs(), folder) else best_rates(read_trials(source, search, folder))
+    if unfinished(search.runs(), folder):
+        return None
+    return comparison.lowest_rates | best_rates(read_trials(source, search, folder))
 
 
 def main_sweep(comparison: Comparison, case: Case, out: Path) -> Sweep | None:
@@ -31,9 +35,9 @@ def comparison_stages(comparison: Comparison, out: Path) -> Iterator[Stage]:
     The number of rounds does not depend on the rate, so the main runs can be counted and checked before the search, at the
     lowest rate.
     """
-    lowest = {method.name: min(comparison.rates) for method in comparison.methods}
     for source in comparison.sources():
-        yield Stage.of(comparison.search(source), comparison.search_folder(source, out), source)
+        if comparison.searches:
+            yield Stage.of(comparison.search(source), comparison.search_folder(source, out), source)
         for case in (case for case in comparison.cases if case.source == source):
             sweep = partial(main_sweep, comparison, case, out)
-            yield Stage(out / case.slug, comparison.main(case, lowest), sweep, case.slug)
+            yield Stage(out / case.slug, comparison.main(case, comparison.lowest_rates), sweep, case.slug)

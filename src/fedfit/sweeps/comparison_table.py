@@ -32,7 +32,8 @@ def table_page(comparison: Comparison, rows: Sequence[Row], trials: Sequence[Tri
     parts = [f"# {comparison.title}", _LEGEND.format(until=until)]
     for case in dict.fromkeys(group.panel for group in groups):
         parts += [f"## {case}", case_table([group for group in groups if group.panel == case], comparison.shown_metrics)]
-    parts += ["## The search of the learning rate", _search_text(comparison, trials), _search_table(comparison, trials)]
+    if trials:
+        parts += ["## The search of the learning rate", _search_text(comparison, trials), _search_table(comparison, trials)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -97,12 +98,13 @@ def _search_text(comparison: Comparison, trials: Sequence[Trial]) -> str:
 
 
 def _search_table(comparison: Comparison, trials: Sequence[Trial]) -> str:
-    cells: dict[tuple[str, str], list[str]] = {}
-    metric = comparison.metric
+    metric, rates = comparison.metric, sorted({trial.rate for trial in trials})
+    cells: dict[tuple[str, str], dict[float, str]] = {}
     for trial, chosen in with_choice(trials):
-        mark = "**" if chosen else ""
-        cells.setdefault((trial.source, trial.method), []).append(
-            f"{mark}{metric.factor * trial.value:.{metric.digits}f}{mark}"
-        )
-    head = ("data", "method", *(f"{rate:g}" for rate in sorted(comparison.rates)))
-    return table_text(head, [(DATA_NAMES.get(source, source), method, *row) for (source, method), row in cells.items()])
+        mark, value = "**" if chosen else "", f"{metric.factor * trial.value:.{metric.digits}f}"
+        cells.setdefault((trial.source, trial.method), {})[trial.rate] = f"{mark}{value}{mark}"
+    lines = [
+        (DATA_NAMES.get(source, source), method, *(row.get(rate, ABSENT) for rate in rates))
+        for (source, method), row in cells.items()
+    ]
+    return table_text(("data", "method", *(f"{rate:g}" for rate in rates)), lines)

@@ -56,7 +56,7 @@ RANKS = (8, 16, 32)
 
 # A fleet of phones: eq. 2 and 3 charge 0.5 to 12 W at these frequencies. No deadline and no budget binds, so every device runs
 # at its highest frequency, and only ranks and bytes make a difference in time and energy.
-_FLEET = (
+FLEET = (
     'plan.policy="fixed"',
     'plan.count="sent"',
     'plan.frequency="fastest"',
@@ -105,10 +105,10 @@ def methods(size: Size) -> tuple[Method, ...]:
     ranks = f"federation.ranks={{choice={list(RANKS)}}}"
     lowest = (f"adapter.rank={RANKS[0]}", f"adapter.alpha={RANKS[0]}")
     return (
-        *(Method(name, (f'federation.rule="{rule}"', ranks, *_FLEET)) for name, rule in MIXED.items()),
-        Method(LOWEST, ('federation.rule="fedavg"', *lowest, *_FLEET)),
-        Method(FULL, ('federation.rule="fedavg"', *_FLEET)),
-        Method(LOCAL, ('federation.rule="local_only"', ranks, *_FLEET), sends=False),
+        *(Method(name, (f'federation.rule="{rule}"', ranks, *FLEET)) for name, rule in MIXED.items()),
+        Method(LOWEST, ('federation.rule="fedavg"', *lowest, *FLEET)),
+        Method(FULL, ('federation.rule="fedavg"', *FLEET)),
+        Method(LOCAL, ('federation.rule="local_only"', ranks, *FLEET), sends=False),
         Method(CENTRAL, _central(size), sends=False),
     )
 
@@ -152,23 +152,23 @@ batch_size = {BATCH_SIZE}
 """
 
 
-def _pairs(higher: str | tuple[str, ...], lower: str | tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def pairs(higher: str | tuple[str, ...], lower: str | tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """All pairs ``(higher, lower)`` of the given methods."""
     highs, lows = ((names,) if isinstance(names, str) else names for names in (higher, lower))
     return tuple((high, low) for high in highs for low in lows)
 
 
 _FSLORA_TABLE = "FSLoRA's table, 20 devices, mean over GLUE: FSLoRA 83.3, {} %"
-_FEDERATED = (*MIXED, LOWEST, FULL)
+FEDERATED = (*MIXED, LOWEST, FULL)
 
 CLAIMS = (
-    Claim("FSLoRA above HetLoRA", _FSLORA_TABLE.format("HetLoRA 79.6"), _pairs(FSLORA, HETLORA)),
-    Claim("FSLoRA above FlexLoRA", _FSLORA_TABLE.format("FlexLoRA 78.9"), _pairs(FSLORA, FLEXLORA)),
-    Claim("FSLoRA above stacking", _FSLORA_TABLE.format("stacking 78.9"), _pairs(FSLORA, STACKING)),
-    Claim("mixed ranks above FedAvg at the lowest rank", "the reason for mixed ranks at all", _pairs(tuple(MIXED), LOWEST)),
-    Claim("FedAvg at full rank above mixed ranks", "every device as strong as the best: a ceiling", _pairs(FULL, tuple(MIXED))),
-    Claim("federated above local only", "the reason to federate at all", _pairs(_FEDERATED, LOCAL)),
-    Claim("centralised above all", "all data in one place: a ceiling", _pairs(CENTRAL, (*_FEDERATED, LOCAL))),
+    Claim("FSLoRA above HetLoRA", _FSLORA_TABLE.format("HetLoRA 79.6"), pairs(FSLORA, HETLORA)),
+    Claim("FSLoRA above FlexLoRA", _FSLORA_TABLE.format("FlexLoRA 78.9"), pairs(FSLORA, FLEXLORA)),
+    Claim("FSLoRA above stacking", _FSLORA_TABLE.format("stacking 78.9"), pairs(FSLORA, STACKING)),
+    Claim("mixed ranks above FedAvg at the lowest rank", "the reason for mixed ranks at all", pairs(tuple(MIXED), LOWEST)),
+    Claim("FedAvg at full rank above mixed ranks", "every device as strong as the best: a ceiling", pairs(FULL, tuple(MIXED))),
+    Claim("federated above local only", "the reason to federate at all", pairs(FEDERATED, LOCAL)),
+    Claim("centralised above all", "all data in one place: a ceiling", pairs(CENTRAL, (*FEDERATED, LOCAL))),
 )
 
 NOTES = (

@@ -8,16 +8,23 @@ from pathlib import Path
 
 from fedfit.errors import Fault, RecipeError, did_you_mean
 from fedfit.sweeps.bases import SCALES
+from fedfit.sweeps.commonsense import NAME as COMMONSENSE
+from fedfit.sweeps.commonsense import commonsense
 from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.comparison_pages import finished_part, write_comparison
 from fedfit.sweeps.comparison_run import comparison_stages
 from fedfit.sweeps.describe import caption
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
+from fedfit.sweeps.instructions import NAME as INSTRUCTIONS
+from fedfit.sweeps.instructions import instructions
+from fedfit.sweeps.language_base import SCALES as LANGUAGE_SCALES
 from fedfit.sweeps.mixed_ranks import NAME as MIXED_RANKS
 from fedfit.sweeps.mixed_ranks import SCALES as MIXED_RANKS_SCALES
 from fedfit.sweeps.mixed_ranks import mixed_ranks
 from fedfit.sweeps.pages import sweep_pages, write_pages
+from fedfit.sweeps.preferences import NAME as PREFERENCES
+from fedfit.sweeps.preferences import preferences
 from fedfit.sweeps.rows import collect
 from fedfit.sweeps.runner import Stage
 from fedfit.sweeps.study import Study
@@ -26,6 +33,9 @@ from fedfit.sweeps.verdicts import verdicts_text
 
 COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
     MIXED_RANKS: (mixed_ranks, MIXED_RANKS_SCALES),
+    COMMONSENSE: (commonsense, LANGUAGE_SCALES),
+    INSTRUCTIONS: (instructions, LANGUAGE_SCALES),
+    PREFERENCES: (preferences, LANGUAGE_SCALES),
 }
 """The studies beside ``FIGURES``: name → function that makes the comparison, and its scales."""
 
