@@ -2,13 +2,16 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 
 from fedfit.reports.read import RunData
 from fedfit.sweeps.comparison import Case, Comparison, Method
+from fedfit.sweeps.comparison_figure import write_comparison_figure
 from fedfit.sweeps.comparison_table import case_table, table_page
 from fedfit.sweeps.csv_files import rounds_csv, rows_csv, summary_csv
 from fedfit.sweeps.metric import Metric
@@ -221,3 +224,33 @@ def test_the_csv_files_hold_the_values_of_the_rows() -> None:
     assert [(line["seed"], line["round"], line["sent_bytes"]) for line in curves[-3:]] == [
         ("0", "4", "1100.0"), ("1", "0", "0.0"), ("1", "1", "110.0"),
     ]  # fmt: skip
+
+
+def test_rounds_without_an_evaluation_are_left_out_of_csv_and_figure(tmp_path: Path) -> None:
+    run = made_up_run((0.25, 0.6, 0.7, 0.8))
+    for key in ("test_accuracy", "test_macro_f1"):
+        del run.rounds[1][key]
+    found = outcome(run=run)
+    lines = list(csv.DictReader(io.StringIO(rounds_csv(main(), [found]))))
+    assert [(line["round"], line["test_accuracy"]) for line in lines] == [("0", "0.25"), ("2", "0.7"), ("3", "0.8")]
+    with pytest.MonkeyPatch.context() as patch:
+        drawn: list[list[float]] = []
+        patch.setattr(Axes, "plot", lambda self, x, y, **look: drawn.append([*y]))
+        write_comparison_figure(comparison(), [found], "", tmp_path)
+    assert drawn == [[70.0, 80.0]]
+
+
+def test_a_rate_of_its_own_is_searched_and_a_single_one_is_not() -> None:
+    methods = (Method("a", ()), Method("b", (), rates=(0.1, 0.2)), Method("c", (), rates=(0.5,)))
+    made = Comparison("c", "Title", "tiny", "", methods, (CASE,), (1e-3, 3e-3), 0.5, 1000, {"ag_news": 0.8})
+    tried = [(point.line, point.x) for point in made.search("ag_news").points]
+    assert tried == [("a", 1e-3), ("a", 3e-3), ("b", 0.1), ("b", 0.2)]
+    assert made.lowest_rates == {"a": 1e-3, "b": 0.1, "c": 0.5}
+    assert made.searches
+    assert not replace(made, rates=(1e-3,), methods=(methods[0], methods[2])).searches
+    assert {0.1, 0.2, 1e-3, 3e-3} < set(made.whole().values("training.learning_rate"))
+    trials = [Trial("ag_news", "a", 1e-3, 0.5), Trial("ag_news", "a", 3e-3, 0.6), Trial("ag_news", "b", 0.1, 0.7)]
+    page = table_page(made, [outcome()], trials)
+    assert "| data | method | 0.001 | 0.003 | 0.1 |" in page
+    assert "| AG News | a | 50.0 | **60.0** | – |" in page
+    assert "| AG News | b | – | – | **70.0** |" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,13 +83,15 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
 
 
 def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, factor: float, panel: Any, divisor: float) -> None:
-    """Draws a method from round 1 on: nothing was sent before, and the axis is logarithmic.
+    """Draws a method from round 1 on, over the rounds that were evaluated: nothing was sent before, and the axis is
+    logarithmic.
 
     Only the last round has a marker and an error bar, ``aside`` steps to the right. Markers and bands of every round would hide
     one another.
     """
-    x, _ = mean_and_sd([row.sent_bytes[1:] for row in rows], 1 / divisor)
-    mean, sd = mean_and_sd([row.curve[1:] for row in rows], factor)
+    measured = [place for place in range(1, len(rows[0].curve)) if not any(math.isnan(row.curve[place]) for row in rows)]
+    x, _ = mean_and_sd([[row.sent_bytes[place] for place in measured] for row in rows], 1 / divisor)
+    mean, sd = mean_and_sd([[row.curve[place] for place in measured] for row in rows], factor)
     colour = PALETTE[index % len(PALETTE)]
     panel.plot(x, mean, color=colour, linewidth=1.3, alpha=0.75, zorder=2)
     panel.errorbar(

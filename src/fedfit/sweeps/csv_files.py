@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +33,12 @@ def summary_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def rounds_csv(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """CSV text with one line per run and round; bytes are the total of both directions since the start."""
+    """CSV text with one line per run and evaluated round; bytes are the total of both directions since the start."""
     lines: list[list[Cell]] = [
         [*_cells(row.columns), row.seed, number, value, sent]
         for row in rows
         for number, (value, sent) in enumerate(zip(row.curve, row.sent_bytes, strict=True))
+        if not math.isnan(value)
     ]
     return csv_text([*_names(rows[0].columns), "seed", "round", sweep.metric.key, "sent_bytes"], lines)
 
