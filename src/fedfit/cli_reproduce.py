@@ -14,7 +14,10 @@ from fedfit.terminal import Json, Quiet, polite_errors, prepare_libraries, print
 def reproduce(
     figure: Annotated[
         str,
-        typer.Argument(help="fig2 (placement), fig3 (rank), fig4 (deadline), fig5 (energy); or mixed-ranks, rules compared."),
+        typer.Argument(
+            help="fig2 (placement), fig3 (rank), fig4 (deadline), fig5 (energy); mixed-ranks, rules compared; or of language "
+            "models commonsense, instructions, preferences."
+        ),
     ],
     scale: Annotated[
         str, typer.Option(help="smoke: a minute; small: two cores; paper: a GPU and the hub (not of mixed-ranks).")
@@ -24,7 +27,7 @@ def reproduce(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Of mixed-ranks, the cases whose names have this text (ag_news, sst2-0.1). Two commands on different data "
+            help="Of a comparison, the cases whose names have this text (ag_news, sst2-0.1; persona). Two commands on different data "
             "sets may run side by side in one --out; each writes the results of all cases that are finished by then."
         ),
     ] = None,

@@ -28,14 +28,14 @@ SERVER_RATES = {"smoke": 1e-3, "small": 3e-3, "paper": 1e-3}
 """η of the adaptive ones. 1e-3 is OpenFedLLM's, for 200 rounds; a handful of rounds needs longer steps."""
 
 SIZES = {
-    "smoke": Size("smollm2", "last:1", 128, 60, 6, 2, 1, 1, 2, (1e-3,), 1),
-    "small": Size("smollm2", "last:3", 192, 400, 60, 5, 5, 3, 8, (5e-4, 2e-3), 3),
+    "smoke": Size("smollm2", "last:1", 128, 60, 4, 2, 1, 1, 2, (1e-3,), 1),
+    "small": Size("smollm2", "last:3", 128, 300, 40, 5, 4, 2, 8, (5e-4, 2e-3), 3),
     "paper": Size(
         *("meta-llama/Llama-2-7b-hf", "all", 512, None, None, 2, 200, 10, 16, (5e-5,), 3, 4, "alpaca"),
         extra='schedule = "cosine"\nweight_decay = 0\nprecision = "bf16"',
     ),
 }
-ANSWERS = {"smoke": (2, 8), "small": (10, 32), "paper": (200, 256)}
+ANSWERS = {"smoke": (1, 6), "small": (6, 24), "paper": (200, 256)}
 """Generated answers, and the longest in tokens."""
 
 
