@@ -206,6 +206,7 @@ def _plain_section(section: str, entries: dict[str, Any]) -> None:
 def _drive(session: Session, as_json: bool, quiet: bool) -> None:
     """Runs a session to its end behind one bar, then reports."""
     from fedfit.progress import Bar
+    from fedfit.reports.answers import answers_of, answers_table
     from fedfit.reports.read import read_run
     from fedfit.reports.report import write_report
     from fedfit.reports.tables import run_table, summary_rows
@@ -227,6 +228,10 @@ def _drive(session: Session, as_json: bool, quiet: bool) -> None:
         return
     screen = Console()
     screen.print(run_table(data))
+    if not quiet and (answers := answers_of(data)):
+        screen.print()
+        screen.print(answers_table(answers))
+        screen.print()
     for name, place in (("report", written[-1]), ("figures", path / "figures"), ("adapter", path / "adapter")):
         say(screen, f"{name + ':':<9} {place}")
 

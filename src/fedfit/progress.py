@@ -1,4 +1,4 @@
-"""The one bar of a run, with the accuracy so far; without a terminal a line a round.
+"""The one bar of a run, with the task's first metric so far; without a terminal a line a round.
 
 It looks at the run's counters; the run knows nothing of it."""
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from fedfit.reports.metrics import Measure
 from fedfit.terminal import say
 
 if TYPE_CHECKING:
@@ -18,10 +19,15 @@ if TYPE_CHECKING:
     from fedfit.records import RoundResult
 
 
-class _Accuracy(ProgressColumn):
+class _Headline(ProgressColumn):
+    def __init__(self, measure: Measure) -> None:
+        super().__init__()
+        self._measure = measure
+
     def render(self, task: Task) -> Text:
-        accuracy = task.fields["accuracy"]
-        return Text("accuracy  …" if accuracy is None else f"accuracy {accuracy:.1%}", style="bold green")
+        value = task.fields["value"]
+        shown = f"{self._measure.word}  …" if value is None else _shown(self._measure, value)
+        return Text(shown, style="bold green")
 
 
 class Bar:
@@ -33,10 +39,12 @@ class Bar:
         self._rounds = session.recipe.federation.rounds
         self._base = 0
         self._lines = None if hidden or screen.is_terminal else screen
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), _Bar(self), _Accuracy(), TimeElapsedColumn())
+        self._headline = Measure.of(f"test_{session.experiment.parts.task.headline}")
+        shown = _Headline(self._headline)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), _Bar(self), shown, TimeElapsedColumn())
         self._progress = Progress(*columns, console=screen, disable=hidden or not screen.is_terminal, refresh_per_second=4)
         total = self._rounds * self._steps_a_round
-        self._task = self._progress.add_task("the untrained model", total=total, accuracy=None)
+        self._task = self._progress.add_task("the untrained model", total=total, value=None)
         if session.last is not None:
             self._take_over(session.last)
 
@@ -51,15 +59,15 @@ class Bar:
         """Takes over a finished round."""
         self._take_over(result)
         if self._lines is not None:
-            accuracy = result.record.value("test_accuracy")
-            words = "" if accuracy is None else f": accuracy {accuracy:.1%}"
+            value = result.record.value(self._headline.key)
+            words = "" if value is None else f": {_shown(self._headline, value)}"
             say(self._lines, f"round {result.record.round}/{self._rounds}{words}")
 
     def _take_over(self, result: RoundResult) -> None:
         number = result.record.round
         following = f"round {min(number + 1, self._rounds)}/{self._rounds}"
         self._base = number * self._steps_a_round - self._trainer.steps_done
-        self._progress.update(self._task, description=following, accuracy=result.record.value("test_accuracy"))
+        self._progress.update(self._task, description=following, value=result.record.value(self._headline.key))
 
     def steps(self) -> float:
         """Steps done so far, of the whole run."""
@@ -74,6 +82,10 @@ class _Bar(BarColumn):
     def render(self, task: Task) -> Any:
         task.completed = min(self._owner.steps(), task.total or math.inf)
         return super().render(task)
+
+
+def _shown(measure: Measure, value: float) -> str:
+    return f"{measure.word} {value:.1%}" if measure.is_share else f"{measure.word} {value:.4g}"
 
 
 def _steps_a_round(session: Session) -> int:

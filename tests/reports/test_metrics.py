@@ -50,6 +50,15 @@ PERSONAL = {
         ("test_macro_f1", "test", "macro_f1", "", "Macro-F1", "Test macro-F1 (%)", "50.00 %"),
         ("test_loss", "test", "loss", "", "Test loss", "Test loss (nats)", "0.5000"),
         ("test_mcc", "test", "mcc", "", "MCC", "Test MCC", "0.5"),
+        ("test_answer_accuracy", "test", "answer_accuracy", "", "Answer accuracy", "Test answer accuracy (%)", "50.00 %"),
+        ("test_rouge_l", "test", "rouge_l", "", "ROUGE-L", "Test ROUGE-L (%)", "50.00 %"),
+        ("test_perplexity", "test", "perplexity", "", "Perplexity", "Test perplexity", "0.5"),
+        ("test_bits_per_byte", "test", "bits_per_byte", "", "Bits/byte", "Test bits per byte", "0.5"),
+        (
+            "test_preference_margin", "test", "preference_margin", "",
+            "Preference margin", "Test preference margin (nats)", "0.5",
+        ),
+        ("test_kl", "test", "kl", "", "KL", "Test KL (nats a response token)", "0.5"),
         ("test_my_own", "test", "my_own", "", "My own", "Test my own", "0.5"),
         ("validation_accuracy", "validation", "accuracy", "", "Validation accuracy", "Validation accuracy (%)", "50.00 %"),
         (
@@ -57,7 +66,7 @@ PERSONAL = {
             "Personal accuracy worst", "Personal accuracy, worst device (%)", "50.00 %",
         ),
         ("shared_bits_per_byte_mean", "shared", "bits_per_byte", "mean",
-         "Shared bits per byte mean", "Shared bits per byte, mean over devices", "0.5"),
+         "Shared bits/byte mean", "Shared bits per byte, mean over devices", "0.5"),
     ],
 )  # fmt: skip
 def test_a_full_name_is_split(key: str, part: str, name: str, ending: str, heading: str, axis: str, written: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedfit.reports.costs import CHARGE_WORDS
 from fedfit.reports.curves import groups
+from fedfit.reports.losses import loss_words
 from fedfit.reports.read import RunData
 
 CAPTIONS = {
@@ -56,7 +57,7 @@ def _curves_caption(run: RunData, name: str) -> tuple[str, str]:
     measured = [PARTS.get(part, f"on {part} rows") for part in group.parts]
     words = f"{', and '.join(measured)}, before round 1 and after every round that was evaluated."
     if group.is_loss:
-        words = f"mean cross-entropy {', and '.join(measured)}; also the training loss, as the mean over devices."
+        words = f"mean {loss_words(run)[0]} {', and '.join(measured)}; also the training loss, as the mean over devices."
     title = f"{group.title} {TITLES.get(suffix, '')}".strip()
     return title, f"{words} {AXES.get(suffix, '')}".strip()
 

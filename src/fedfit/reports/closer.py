@@ -1,4 +1,4 @@
-"""The page's sections on the final model: scores of each class, and the most confident wrong predictions."""
+"""The page's sections on the final model: answers; scores of each class, and the most confident wrong predictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from fedfit.reports.answers import NOTE, answer_columns, answers_of
 from fedfit.reports.columns import Column, format_count
 from fedfit.reports.confusion import SCORES, records_of
 from fedfit.reports.html_table import table
@@ -17,6 +18,8 @@ def closer_look(run: RunData) -> str:
     """The sections as HTML; empty if the run has no evaluation of its final model."""
     classes, errors = records_of(run, "classes"), records_of(run, "errors")
     parts = []
+    if answers := answers_of(run):
+        parts.append(_section("Answers", table(answer_columns(), answers), NOTE))
     if classes:
         parts.append(_section("Classes", table(_class_columns(), classes)))
     if errors:

@@ -181,8 +181,9 @@ def _second_metric(run: RunData, first: str) -> str | None:
     leading = Measure.of(first)
     others = [found for found in map(Measure.of, run.keys) if found.key != first and found.part == leading.part]
     worst = [found.key for found in others if found.name == leading.name and found.ending == "worst"]
-    like = [found.key for found in others if not found.is_loss and found.ending == leading.ending]
-    return next(iter([*worst, *like]), None)
+    like = [found for found in others if not found.is_loss and found.ending == leading.ending]
+    like.sort(key=lambda found: found.name == "perplexity")  # says no more than the loss, which has a column
+    return next(iter([*worst, *(found.key for found in like)]), None)
 
 
 def _loss_metric(run: RunData, first: str) -> str | None:

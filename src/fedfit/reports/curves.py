@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
 from fedfit.reports.abscissa import ENERGY, ROUNDS, TIME, Abscissa
+from fedfit.reports.losses import loss_words
 from fedfit.reports.metrics import Measure, capital
 from fedfit.reports.read import RunData, number
 from fedfit.reports.style import FAINT, SINGLE_INCHES, blank, line_look
 
 OVER = {"": ROUNDS, "_time": TIME, "_energy": ENERGY}
 """Suffix of a figure's name → its x axis."""
+WIDE = 5.0
+"""Ratio of two perplexities beyond which their axis is logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,13 @@ class Group:
         """Title of the figure: ``Accuracy``."""
         return capital(self.measures[0].word)
 
-    @property
-    def axis(self) -> str:
-        """Label of the y axis with the unit: ``Accuracy and macro-F1 (%)``."""
+    def axis(self, run: RunData) -> str:
+        """Label of the y axis with the unit: ``Accuracy and macro-F1 (%)``, ``Cross-entropy (nats)``."""
         words = list(dict.fromkeys(measure.word for measure in self.measures))
+        name, unit = " and ".join(words) if len(words) < 3 else "Metrics", self.measures[0].unit
         if self.is_loss:
-            return "Cross-entropy (nats)"
-        unit = f" ({self.measures[0].unit})" if self.measures[0].unit else ""
-        return capital(" and ".join(words) if len(words) < 3 else "Metrics") + unit
+            name, unit = loss_words(run)
+        return capital(name) + (f" ({unit})" if unit else "")
 
     @property
     def parts(self) -> list[str]:
@@ -90,10 +95,11 @@ def draw_curves(run: RunData, group: Group, over: Abscissa) -> Any:
         look = line_look(index, len(places))
         # Curves often coincide: the first metric, the most important one, lies on top.
         axes.plot(places, [factor * value for value in values], label=label, zorder=3 - index / len(lines), **look)
-    if run.partition is not None and any(measure.name == "accuracy" for measure in group.measures):
-        classes = len(run.partition["labels"])
-        axes.axhline(100 / classes, color=FAINT, linewidth=1.2, linestyle=":", label=f"chance, 1 of {classes} classes")
-    axes.set_ylabel(group.axis)
+    if chance := _chance(run, group):
+        among, words = chance
+        axes.axhline(100 / among, color=FAINT, linewidth=1.2, linestyle=":", label=f"chance, 1 of {among} {words}")
+    _scale(axes, group)
+    axes.set_ylabel(group.axis(run))
     axes.legend(loc="best")
     return figure
 
@@ -102,6 +108,27 @@ def curve(run: RunData, key: str, x: list[float]) -> tuple[list[float], list[flo
     """The x and y values of ``key`` in the rounds that recorded it; ``x`` has one entry per round."""
     points = [(place, number(row[key])) for place, row in zip(x, run.rounds, strict=True) if key in row]
     return [place for place, _ in points], [value for _, value in points]
+
+
+def _chance(run: RunData, group: Group) -> tuple[int, str] | None:
+    """Among how many a guess would choose, and of what; ``None`` where guessing has no fixed score."""
+    names = {measure.name for measure in group.measures}
+    if "accuracy" in names and run.partition is not None and run.task.get("kind", "classification") == "classification":
+        return len(run.partition["labels"]), "classes"
+    choices = run.task.get("choices")
+    if "answer_accuracy" in names and isinstance(choices, list) and choices:
+        return len(choices), "choices"
+    return (2, "responses") if "preference_accuracy" in names else None
+
+
+def _scale(axes: Any, group: Group) -> None:
+    """A logarithmic axis for perplexities that differ more than ``WIDE``-fold: the untrained model's dwarfs all others."""
+    values = [value for line in axes.get_lines() for value in line.get_ydata() if math.isfinite(value) and value > 0]
+    if group.name == "perplexity" and values and max(values) > WIDE * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _is_drawn(measure: Measure, headline: str) -> bool:

@@ -13,6 +13,7 @@ from fedfit.reports.captions import CAPTIONS, caption
 from fedfit.reports.closer import closer_look
 from fedfit.reports.columns import device_columns, format_count, format_rounds, round_columns, shown_keys
 from fedfit.reports.html_table import table
+from fedfit.reports.losses import loss_words
 from fedfit.reports.metrics import Measure, capital
 from fedfit.reports.page import CSS, PAGE
 from fedfit.reports.read import RunData
@@ -63,7 +64,7 @@ def _tiles(run: RunData, summary: Mapping[str, Any]) -> str:
     tiles = (
         (capital(first.label), first.written(summary.get(first.key)), last),
         (f"Best {first.word}", first.written(summary[f"best_{first.name}"]), best_round),
-        *((measure.heading, measure.written(summary.get(measure.key)), measure.unit.strip("%") or last) for measure in others),
+        *((measure.heading, measure.written(summary.get(measure.key)), _unit(run, measure) or last) for measure in others),
         ("Devices", format_count(summary["devices"]), "with data"),
         ("Uplink", format_bytes(summary["uplink_bytes"]), "in total"),
         ("Downlink", format_bytes(summary["downlink_bytes"]), "in total"),
@@ -79,6 +80,11 @@ def _tiles(run: RunData, summary: Mapping[str, Any]) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in tiles
     )
+
+
+def _unit(run: RunData, measure: Measure) -> str:
+    """The unit below a metric's value; percent stands beside it."""
+    return loss_words(run)[1] if measure.is_loss else measure.unit.strip("%")
 
 
 def _simulated_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:

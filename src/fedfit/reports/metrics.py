@@ -15,15 +15,22 @@ ABSENT = "–"
 ENDINGS = ("mean", "worst", "spread")
 """Endings of statistics over devices; the spread is a standard deviation."""
 
-_SHARES = ("accuracy", "f1", "precision", "recall", "exact_match")
+_SHARES = ("accuracy", "f1", "precision", "recall", "exact_match", "rouge_l")
 _LOSSES = ("loss",)
+_UNITS = {"kl": "nats a response token", "preference_margin": "nats"}
+"""Units of other metrics than shares and losses."""
 _WORDS = {
     "macro_f1": "macro-F1",
     "weighted_f1": "weighted F1",
     "mcc": "MCC",
     "kl": "KL",
+    "rouge_l": "ROUGE-L",
 }
 """Display names of metrics whose own names are not plain words."""
+
+
+_SHORT = {"bits_per_byte": "bits/byte"}
+"""Words of headings that take fewer lines than a display name."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,8 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        """``%``, ``nats`` or an empty text."""
-        return "%" if self.is_share else "nats" if self.is_loss else ""
+        """``%``, ``nats`` (of a task's loss: ``reports.losses``) or an empty text."""
+        return "%" if self.is_share else "nats" if self.is_loss else _UNITS.get(self.name, "")
 
     @property
     def word(self) -> str:
@@ -78,7 +85,8 @@ class Measure:
     @property
     def heading(self) -> str:
         """Heading for tables, without ``test`` except for a loss: ``Accuracy``, ``Test loss``."""
-        named = self.word if self.part == "test" and not self.is_loss else f"{self.part} {self.word}".strip()
+        word = _SHORT.get(self.name, self.word)
+        named = word if self.part == "test" and not self.is_loss else f"{self.part} {word}".strip()
         return capital(f"{named} {self.ending}".strip())
 
     @property

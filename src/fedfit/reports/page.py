@@ -53,7 +53,7 @@ tbody tr + tr > * { border-top: 1px solid var(--line); }
 table.text th, table.text td, td.text, th.text, td.label, th.label { text-align: left; white-space: normal; }
 table.text td, td.text { overflow-wrap: anywhere; }
 td.label { max-width: 14rem; overflow-wrap: break-word; }
-td.text { min-width: 6rem; }
+td.text { min-width: 6rem; vertical-align: top; }
 table.dense { font-size: .76rem; }
 table.dense th, table.dense td { padding-left: .28rem; padding-right: .28rem; }
 table.dense thead th { font-size: .72rem; }

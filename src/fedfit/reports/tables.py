@@ -57,7 +57,8 @@ def status(run: RunData) -> str:
     summary = summary_rows(run)
     if summary["rounds_planned"] is None or summary["rounds"] >= summary["rounds_planned"]:
         return "finished"
-    training, metric = run.recipe.get("training", {}), next(iter(run.recipe.get("task", {}).get("metrics", [])), "loss")
+    training = run.recipe.get("training", {})
+    metric = run.task.get("headline") or next(iter(run.recipe.get("task", {}).get("metrics", [])), "loss")
     if target_reached(training.get("target_accuracy", 0.0), run.rounds[-1]):
         return "target accuracy reached"
     ended = patience_ended(training.get("patience", 0), metric, higher_is_better(metric), run.rounds)

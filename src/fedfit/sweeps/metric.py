@@ -9,7 +9,7 @@ from typing import Any
 
 from fedfit.errors import Fault, RecipeError
 from fedfit.metric_names import higher_is_better
-from fedfit.reports.metrics import Measure
+from fedfit.reports.metrics import Measure, capital
 from fedfit.reports.read import RunData, number
 
 PARTS = ("test", "validation")
@@ -71,7 +71,7 @@ class Metric:
     @property
     def label(self) -> str:
         """Label for an axis: ``Test accuracy (%)``."""
-        return f"{self.key.capitalize().replace('_', ' ')}{' (%)' if self.is_share else ''}"
+        return capital(Measure.of(self.key).label) + (" (%)" if self.is_share else "")
 
     def shown(self, value: float) -> str:
         """``value`` as text: ``86.1 %`` for a share, ``0.861`` for any other metric."""
