@@ -135,7 +135,7 @@ def outcome(run: Path) -> dict[str, Any]:
         "rounds": timeless(lines(run / "rounds.jsonl")),
         "devices": timeless(lines(run / "devices.jsonl")),
         "adapter": (run / "adapter" / "adapter_model.safetensors").read_bytes(),
-        "labels": json.loads((run / "adapter" / "labels.json").read_text()),
+        "labels": [path.read_text() for path in (run / "adapter").glob("labels.json")],
         "recipe": (run / "recipe.toml").read_text(),
         "partition": json.loads((run / "partition.json").read_text()),
     }

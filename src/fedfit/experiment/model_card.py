@@ -10,6 +10,8 @@ from huggingface_hub import ModelCardData
 
 from fedfit import __version__
 from fedfit.data.named import NAMED_SETS
+from fedfit.experiment.card_code import classifier_code, language_code
+from fedfit.experiment.runs import is_language_run
 from fedfit.experiment.shared_part import shared_part
 from fedfit.models.load import public_name
 from fedfit.models.packaged import PACKAGED
@@ -24,13 +26,19 @@ _HUB_METRICS = {
     "weighted_f1": "f1",
     "mcc": "matthews_correlation",
 }
+_LANGUAGE_METRICS = {
+    "instruction": ["perplexity", "rouge", "accuracy"],
+    "language_modelling": ["perplexity"],
+    "preference": ["accuracy"],
+}
+"""Names on the hub of what a language model's tasks measure; of instructions the last two where the recipe measures them."""
 
 _CARD = """---
 {front_matter}
 ---
 # {name}
 
-A LoRA adapter with its head for `{base_model}`, trained by federated fine-tuning with fedfit {version}.
+{what} `{base_model}`, trained by federated fine-tuning with fedfit {version}.
 {shared}
 | | |
 |---|---|
@@ -43,15 +51,7 @@ A LoRA adapter with its head for `{base_model}`, trained by federated fine-tunin
 ## How to load
 
 ```python
-from peft import PeftModel
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-adapter, base_model = ".", {base_code}
-config = AutoConfig.from_pretrained(adapter)
-base = AutoModelForSequenceClassification.from_pretrained(base_model, config=config)
-model = PeftModel.from_pretrained(base, adapter).eval()
-tokens = AutoTokenizer.from_pretrained(base_model)("a text", return_tensors="pt")
-print(config.id2label[int(model(**tokens).logits.argmax())])
+{code}
 ```
 
 `adapter` is this folder.{base_words} Texts were cut to {max_tokens} tokens.
@@ -67,11 +67,13 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], records: Sequence[Round
         records: every round so far.
     """
     local, words = Path(recipe.model.name).is_dir(), shared_part(recipe)
+    language = is_language_run(recipe)
     return _CARD.format(
         front_matter=_front_matter(recipe, local),
         name=recipe.name,
         base_model=public_name(recipe.model.name),
-        base_code=repr(public_name(recipe.model.name)),
+        what="A LoRA adapter of the language model" if language else "A LoRA adapter with its head for",
+        code=language_code(recipe) if language else classifier_code(recipe),
         base_words=" The base model was a local folder of that name: give the path of yours." if local else "",
         version=__version__,
         shared=f"\n{words}.\n" if words else "",
@@ -87,13 +89,27 @@ def _front_matter(recipe: Recipe, local: bool) -> str:
         base_model=None if local else public_name(recipe.model.name),
         library_name="peft",
         license=packaged.licence.lower() if packaged else None,
-        metrics=list(dict.fromkeys(_HUB_METRICS[name] for name in recipe.task.metrics or DEFAULTS if name in _HUB_METRICS))
-        or None,
+        metrics=_hub_metrics(recipe) or None,
         datasets=[data_set] if data_set else None,
-        pipeline_tag="text-classification" if recipe.task.kind == "classification" else None,
-        tags=["lora", "federated-learning", "fedfit"],
+        pipeline_tag=_pipeline(recipe),
+        tags=["lora", "federated-learning", "fedfit", *([recipe.task.loss] if recipe.task.kind == "preference" else [])],
     ).to_yaml()
     return found
+
+
+def _pipeline(recipe: Recipe) -> str | None:
+    if is_language_run(recipe):
+        return "text-generation"
+    return "text-classification" if recipe.task.kind == "classification" else None
+
+
+def _hub_metrics(recipe: Recipe) -> list[str]:
+    task = recipe.task
+    if is_language_run(recipe):
+        absent = {"rouge"} if not task.generate_samples else set()
+        absent |= {"accuracy"} if task.kind == "instruction" and recipe.data.answer is None else set()
+        return [name for name in _LANGUAGE_METRICS.get(task.kind, []) if name not in absent]
+    return list(dict.fromkeys(_HUB_METRICS[name] for name in task.metrics or DEFAULTS if name in _HUB_METRICS))
 
 
 def _hub_data_set(data: DataSettings) -> str | None:
@@ -116,10 +132,10 @@ def _facts(recipe: Recipe, facts: Mapping[str, Any], records: Sequence[RoundReco
     return {
         "base model": f"`{public_name(recipe.model.name)}`",
         "licence of the base model": packaged.licence if packaged else "see the base model's page",
-        "task": recipe.task.kind,
+        "task": _task(recipe),
         "data": _data(recipe.data),
         "training samples": str(sum(map(sum, facts["counts"]))),
-        "classes": ", ".join(f"`{label}`" for label in facts["labels"]),
+        **({} if is_language_run(recipe) else {"classes": ", ".join(f"`{label}`" for label in facts["labels"])}),
         "rule": federation.rule,
         "adapter": f"LoRA of rank {adapter.rank}, α = {adapter.alpha:g}, layers {layers}, {', '.join(adapter.targets)}",
         "devices": f"{federation.devices}, {federation.devices_per_round} a round",
@@ -127,6 +143,15 @@ def _facts(recipe: Recipe, facts: Mapping[str, Any], records: Sequence[RoundReco
         "training on a device": f"{passes} a round, batches of {training.batch_size}, {training.optimizer}, "
         f"learning rate {training.learning_rate:g}",
     }
+
+
+def _task(recipe: Recipe) -> str:
+    """The task; of preferences with the loss, β and reference."""
+    task = recipe.task
+    if task.kind != "preference":
+        return task.kind.replace("_", " ")
+    reference = "the frozen base" if task.reference == "base" else "the model that each device received"
+    return f"preference, by {task.loss.upper()} with β = {task.beta:g} against {reference}"
 
 
 def _data(data: DataSettings) -> str:

@@ -9,6 +9,9 @@ from fedfit.errors import RunFolderError
 from fedfit.experiment.load import parse_recipe, read_recipe
 from fedfit.settings import Recipe
 
+_SHIPPED = {"classification": False, "instruction": True, "preference": True, "language_modelling": True}
+"""Kinds of task of the package: whether they train a language model. The table of tasks would import torch."""
+
 
 def recipe_of(run: Path) -> Recipe:
     """The recipe that a run was made from.
@@ -19,6 +22,22 @@ def recipe_of(run: Path) -> Recipe:
     file = run / "recipe.toml"
     check_is_run(run, (file.name,))
     return parse_recipe(read_recipe(str(file)), origin=str(file))
+
+
+def is_language_run(recipe: Recipe) -> bool:
+    """Whether the recipe trains a language model; only a task of one's own has to be imported to tell.
+
+    Raises:
+        RunFolderError: for a task of one's own that is no longer there.
+    """
+    if recipe.task.kind in _SHIPPED:
+        return _SHIPPED[recipe.task.kind]
+    from fedfit.tasks.table import task_entry
+
+    try:
+        return task_entry(recipe.task.kind).language
+    except LookupError as error:
+        raise RunFolderError(f"task.kind = {recipe.task.kind!r}: {error}") from error
 
 
 def adapter_of(run: Path) -> Path:

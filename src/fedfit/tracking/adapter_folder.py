@@ -1,4 +1,4 @@
-"""The folder of a saved adapter: PEFT's own files, the names of the classes, and a card."""
+"""The folder of a saved adapter: PEFT's own files, a card, and the names of a classifier's classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def write_adapter(target: Path, save: Callable[[Path], None], labels: Sequence[s
     beside = target.with_name(f".{target.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     save(beside)
-    (beside / _LABELS).write_bytes(json.dumps(list(labels), indent=2).encode() + b"\n")
+    if labels:  # of a classifier
+        (beside / _LABELS).write_bytes(json.dumps(list(labels), indent=2).encode() + b"\n")
     (beside / _CARD).write_text(card, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     return beside.rename(target)

@@ -5,7 +5,7 @@ rounds.jsonl  devices.jsonl  scores.jsonl          a line, or lines, a round; sc
 tensorboard/  mlflow/  wandb/                      the same numbers for trackers, as the recipe asks
 checkpoints/                                       the server's state; decides which rounds count
 devices/                                           what devices keep themselves, with rules that need it
-adapter/                                           PEFT's own format, with labels.json, config.json and a card
+adapter/                                           PEFT's own format, with a card; labels.json and config.json of a classifier
 evaluation.json                                    a closer look at the final model, once the run is finished
 """
 
@@ -32,7 +32,18 @@ from fedfit.tracking.writing import writing
 
 _ROUNDS, _DEVICES, _SCORES = "rounds.jsonl", "devices.jsonl", "scores.jsonl"
 TASK, EVALUATION = "task.json", "evaluation.json"
-_OURS = ("recipe.toml", "environment.json", "partition.json", TASK, _ROUNDS, _DEVICES, _SCORES, EVALUATION, "report.html")
+_OURS = (
+    "recipe.toml",
+    "environment.json",
+    "partition.json",
+    TASK,
+    _ROUNDS,
+    _DEVICES,
+    _SCORES,
+    EVALUATION,
+    "report.html",
+    "harness.json",
+)
 _OUR_FOLDERS = ("tensorboard", "mlflow", "wandb", "checkpoints", "adapter", "figures", "devices")
 _LOCK = ".lock"
 DEVICES_FOLDER = "devices"
