@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedfit.experiment.use import Prediction
+    from fedfit.experiment.tuned import Prediction
     from fedfit.records import DeviceRecord, RoundRecord, RoundResult
 
 
@@ -68,11 +68,35 @@ class Run:
 
         return write_report(self.path)
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
-        """The most probable class of each text, and its probability."""
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_new_tokens: int | None = None
+    ) -> list[Prediction]:
+        """The most probable class of each text, and its probability.
+
+        Of a language model the most probable exact answer to each prompt, where the recipe has ``data.answer``; else the greedy
+        answer, of at most ``max_new_tokens``, without a probability.
+        """
         from fedfit.experiment.use import Predictor
 
-        return Predictor(self.path).predict(texts, pairs)
+        return Predictor(self.path).predict(texts, pairs, max_new_tokens)
+
+    def answers(self, prompts: Sequence[str], max_new_tokens: int | None = None, *, base: bool = False) -> list[str]:
+        """The greedy answers of a run's language model; with ``base`` those of the frozen base, before training.
+
+        Args:
+            max_new_tokens: longest answer; by default as the recipe has it.
+
+        Raises:
+            DataError: for the run of a classifier.
+        """
+        from fedfit.errors import DataError
+        from fedfit.experiment.runs import is_language_run, recipe_of
+
+        if not is_language_run(recipe_of(self.path)):
+            raise DataError(f"{self.path} is the run of a classifier, which gives no answers: use predict(texts)")
+        from fedfit.experiment.answering import LanguageModel
+
+        return LanguageModel(self.path).answers(prompts, max_new_tokens, base=base)
 
 
 def run(recipe: str = "demo", *overrides: str, out: str | Path | None = None, force: bool = False) -> Run:

@@ -10,6 +10,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from fedfit import __version__
+from fedfit.cli_chat import chat
+from fedfit.cli_evaluate import evaluate
 from fedfit.cli_plan import plan
 from fedfit.cli_reproduce import reproduce
 from fedfit.cli_sweep import sweep
@@ -43,6 +45,8 @@ app.command()(sweep)
 app.command()(reproduce)
 app.command()(predict)
 app.command()(export)
+app.command()(chat)
+app.command()(evaluate)
 
 
 def _print_version(asked: bool) -> None:

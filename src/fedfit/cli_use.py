@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_json, say, waiting
+from fedfit.terminal import SCREEN, Json, Quiet, Tokens, polite_errors, prepare_libraries, print_json, say, waiting
 
 
 def predict(
@@ -22,33 +22,41 @@ def predict(
         Path | None, typer.Option("--output", help="File to write, its format by its ending; standard output when left out.")
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="Column of the text, once for each; by default those of the recipe.")
+        list[str] | None,
+        typer.Option("--text", help="Column of the text or prompt, once for each; by default those of the recipe."),
     ] = None,
     pair: Annotated[
         str | None, typer.Option("--pair", help="Column of the second sentence; by default that of the recipe.")
     ] = None,
+    max_new_tokens: Tokens = None,
     quiet: Quiet = False,
 ) -> None:
-    """Add the columns prediction and probability to rows of your own."""
+    """Add the columns prediction and probability to rows of your own: classes, or a language model's answers."""
     with polite_errors():
         from fedfit.errors import DataError
         from fedfit.experiment.rows import NoHeader, columns_of, output_kind, read_rows, write_rows
-        from fedfit.experiment.runs import adapter_of, recipe_of
+        from fedfit.experiment.runs import adapter_of, is_language_run, recipe_of
 
-        data = recipe_of(folder).data
+        recipe = recipe_of(folder)
         adapter_of(folder)
+        data, language = recipe.data, is_language_run(recipe)
+        if max_new_tokens is not None and not language:
+            raise DataError(f"--max-new-tokens {max_new_tokens}: a classifier generates no text; leave it out")
+        prompts = language and recipe.task.kind != "language_modelling"
         try:
-            rows = read_rows(source, kind, data.columns, text or columns_of(data)[0])
+            rows = read_rows(source, kind, data.columns, text or columns_of(data, prompts=prompts)[0])
         except NoHeader as error:
             raise DataError(f"{error} | fedfit predict {folder}") from None
         written_as = output_kind(output, rows)
-        texts, pairs = rows.texts(data, text or (), pair)
+        texts, pairs = rows.texts(data, text or (), pair, prompts=prompts)
         with waiting("reading the model …", quiet):
             prepare_libraries()
             from fedfit.experiment.use import Predictor
 
             predictor = Predictor(folder)
-        write_rows(rows.with_predictions(predictor.predict(texts, pairs)), written_as, output)
+        with waiting("predicting …", quiet):
+            predictions = predictor.predict(texts, pairs, max_new_tokens)
+        write_rows(rows.with_predictions(predictions), written_as, output)
         if output is not None:
             say(SCREEN, f"{len(rows)} rows: {output}")
 

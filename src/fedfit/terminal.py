@@ -18,6 +18,9 @@ SCREEN = Console(stderr=True)
 """Standard error, for everything but results."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Tokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer of a language model; by default the recipe's.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 

@@ -29,6 +29,8 @@ ROOM_OF_FILE = {
     "progress": "cli",
     "doctor": "cli",
     "terminal": "cli",
+    "cli_chat": "cli",
+    "cli_evaluate": "cli",
     "cli_plan": "cli",
     "cli_reproduce": "cli",
     "cli_sweep": "cli",

@@ -6,7 +6,7 @@ import torch
 
 from fedfit.data.corpus import TextSet
 from fedfit.errors import DataError
-from fedfit.tasks.exact_answers import UNKNOWN, ChoiceScorer, predicted_choices
+from fedfit.tasks.exact_answers import UNKNOWN, ChoiceScorer, answer_frame, predicted_choices
 from fedfit.tasks.instruction import Instruction, prompt_of, response_of
 from fedfit.tasks.token_targets import token_targets
 from tests.builders import chat_tokenizer
@@ -91,3 +91,19 @@ def test_the_first_metric_is_that_of_the_answers_where_there_are_some() -> None:
         "rouge_l": True,
         "answer_accuracy": True,
     }
+
+
+def test_the_frame_of_answers_is_that_of_most_responses() -> None:
+    def frame(responses: list[str]) -> tuple[str, str]:
+        return answer_frame(TextSet({"response": responses, "answer": ["b", "c", "b"]}))
+
+    assert frame(["it is b.", "it is c.", "no idea"]) == ("it is ", ".")
+    assert frame(["b and b!", "b and c!", "b"]) == ("b and ", "!"), "the last place where the answer stands"
+    assert frame(["b", "so c", "then b"]) == ("", ""), "no frame that most rows share"
+    assert frame(["", "", ""]) == ("", "")
+
+
+def test_task_json_has_the_choices_and_their_frame() -> None:
+    described = Instruction(choices=("b", "c"), frame=("it is ", ".")).describe()
+    assert (described["choices"], described["answer_frame"]) == (["b", "c"], ["it is ", "."])
+    assert "choices" not in Instruction().describe()

@@ -63,3 +63,25 @@ def test_a_tokenizer_without_first_and_last_token() -> None:
     template = make_template("{prompt} {response}", tokenizer)
     (prompt,), (response,) = template.prompts(["a"]), template.responses(["a"], ["b"])
     assert prompt + response == tokenizer("a b", add_special_tokens=False)["input_ids"]
+
+
+TURNS = [("a b", "c"), ("d", "e f")]
+
+
+def test_a_conversation_is_that_of_the_chat_template() -> None:
+    tokenizer = chat_tokenizer()
+    messages = [
+        {"role": role, "content": text} for turn in TURNS for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    messages.append({"role": "user", "content": PROMPT})
+    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    template = make_template("chat", tokenizer)
+    assert template.conversation(TURNS, PROMPT) == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert template.conversation([], PROMPT) == template.prompts([PROMPT])[0]
+
+
+def test_without_a_chat_template_turns_follow_one_another_after_one_first_token() -> None:
+    tokenizer = chat_tokenizer()
+    found = make_template("ask {prompt} answer {response}", tokenizer).conversation(TURNS, PROMPT)
+    text = f"ask a b answer c [SEP] ask d answer e f [SEP] ask {PROMPT} answer"
+    assert found == [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]

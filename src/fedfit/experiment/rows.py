@@ -24,7 +24,7 @@ from fedfit.errors import DataError, RunFolderError, choose, nearest
 from fedfit.settings import FILE_SOURCES, DataSettings
 
 if TYPE_CHECKING:
-    from fedfit.experiment.use import Prediction
+    from fedfit.experiment.tuned import Prediction
 
 _ADDED = ("prediction", "probability")
 _LONGEST = 60  # letters of a line in a message
@@ -43,35 +43,42 @@ class Rows:
         return len(self.frame)
 
     def texts(
-        self, data: DataSettings, text: Sequence[str] = (), pair: str | None = None
+        self, data: DataSettings, text: Sequence[str] = (), pair: str | None = None, *, prompts: bool = False
     ) -> tuple[list[str], list[str] | None]:
-        """The texts, and the second sentences where the recipe trains on pairs.
+        """The texts, and the second sentences where the recipe trains on pairs; or the prompts of a language model.
 
         Args:
+            prompts: whether the run answers prompts, whose columns are joined by a line break.
             data: the recipe's; its columns are read unless ``text`` or ``pair`` name others. A set that names its own
                 (``pydocs``, ``mrpc``) has its texts in ``text`` here, and its second sentences in ``pair``.
 
         Raises:
             DataError: for a column that is missing.
         """
-        names, second = columns_of(data)
+        names, second = columns_of(data, prompts=prompts)
         if pair is not None and second is None:
-            raise DataError(f"--pair {pair}: the run was trained on single texts; leave it out")
+            trained = "prompts" if prompts else "single texts"
+            raise DataError(f"--pair {pair}: the run was trained on {trained}; leave it out")
         table, second = to_table(self.frame, self.origin), pair or second
-        texts = table.texts("--text" if text else "data.text", text or names)
+        key = "--text" if text else "data.prompt" if prompts else "data.text"
+        texts = table.texts(key, text or names, "\n" if prompts else " ")
         return texts, None if second is None else table.texts("--pair" if pair else "data.pair", [second])
 
     def with_predictions(self, predictions: Sequence[Prediction]) -> Rows:
-        """The rows with the columns ``prediction`` and ``probability`` at their end."""
-        labels = [prediction.label for prediction in predictions]
-        probabilities = [round(prediction.probability, 6) for prediction in predictions]
-        return Rows(self.origin, self.kind, self.frame.assign(prediction=labels, probability=probabilities))
+        """The rows with the column ``prediction`` at their end, and ``probability`` where predictions have one."""
+        added: dict[str, list[Any]] = {"prediction": [prediction.label for prediction in predictions]}
+        probabilities = [found.probability for found in predictions if found.probability is not None]
+        if len(probabilities) == len(predictions):
+            added["probability"] = [round(probability, 6) for probability in probabilities]
+        return Rows(self.origin, self.kind, self.frame.assign(**added))
 
 
-def columns_of(data: DataSettings) -> tuple[Sequence[str], str | None]:
-    """The columns of the text and of the second sentence in rows like those that a recipe trains on."""
+def columns_of(data: DataSettings, *, prompts: bool = False) -> tuple[Sequence[str], str | None]:
+    """The columns of the text, or of the prompt, and of the second sentence in rows like those that a recipe trains on."""
     if data.source in FILE_SOURCES or data.source == "hub":
-        return data.text, data.pair
+        return (data.prompt, None) if prompts else (data.text, data.pair)
+    if prompts:
+        return ("prompt",), None
     hub = NAMED_SETS[data.source].hub if data.source in NAMED_SETS else None
     return ("text",), "pair" if hub is not None and hub.pair is not None else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,7 +24,12 @@ UNKNOWN = -1
 
 
 def choice_samples(samples: Samples, texts: TextSet, template: Template, choices: Sequence[str], max_tokens: int) -> Samples:
-    """``samples`` with a tree of its choices for each row in ``scored``; its labels are the numbers of the right ones.
+    """``samples`` with the trees of the same rows in ``scored``."""
+    return replace(samples, scored=choice_trees(texts, template, choices, max_tokens))
+
+
+def choice_trees(texts: TextSet, template: Template, choices: Sequence[str], max_tokens: int) -> Samples:
+    """A tree of its choices for each row; its labels are the numbers of the right ones.
 
     A row's choices are those of its field ``choices``, else all; a choice that is none of its own has no tokens.
 
@@ -48,8 +54,25 @@ def choice_samples(samples: Samples, texts: TextSet, template: Template, choices
         trees.append((prompt, branches))
     numbers = {choice: number for number, choice in enumerate(choices)}
     labels = np.array([numbers.get(answer, UNKNOWN) for answer in texts.fields["answer"]], dtype=np.int64)
-    scored = tree_samples([prompt for prompt, _ in trees], [parts for _, parts in trees], labels)
-    return replace(samples, scored=scored)
+    return tree_samples([prompt for prompt, _ in trees], [parts for _, parts in trees], labels)
+
+
+def answer_frame(texts: TextSet) -> tuple[str, str]:
+    """What stands before and after the answer in most responses; nothing where half of the rows have something of their own."""
+    found = Counter(
+        (response[: place.start()], response[place.end() :])
+        for response, answer in zip(texts.fields["response"], texts.fields["answer"], strict=True)
+        if (place := _place(response, answer)) is not None
+    )
+    frame, rows = found.most_common(1)[0] if found else (("", ""), 0)
+    return frame if 2 * rows > len(texts) else ("", "")
+
+
+def framed(prompts: Sequence[str], answer: str, frame: tuple[str, str]) -> TextSet:
+    """``prompts`` without known answers, as rows of ``choice_trees``: any answer stands in each."""
+    before, after = frame
+    count = len(prompts)
+    return TextSet({"prompt": prompts, "response": [before + answer + after] * count, "answer": [answer] * count})
 
 
 def _own_choices(texts: TextSet, choices: Sequence[str]) -> list[list[int]]:
@@ -63,9 +86,15 @@ def _own_choices(texts: TextSet, choices: Sequence[str]) -> list[list[int]]:
 def _responses(texts: TextSet, choice: str) -> list[str]:
     found = []
     for response, answer in zip(texts.fields["response"], texts.fields["answer"], strict=True):
-        places = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", response)) if answer else []
-        found.append(response[: places[-1].start()] + choice + response[places[-1].end() :] if places else choice)
+        place = _place(response, answer)
+        found.append(choice if place is None else response[: place.start()] + choice + response[place.end() :])
     return found
+
+
+def _place(response: str, answer: str) -> re.Match[str] | None:
+    """The last place at which the answer stands in the response as a word."""
+    places = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", response)) if answer else []
+    return places[-1] if places else None
 
 
 class ChoiceScorer:

@@ -32,12 +32,14 @@ class Instruction:
         choices: the exact answers that rows with an ``answer`` are scored over.
         max_new_tokens: longest generated answer.
         generate_samples: rows that are answered at each evaluation, for ROUGE-L.
+        frame: what stands before and after the answer in most responses, for rows of one's own.
     """
 
     template: str = "chat"
     choices: Sequence[str] = ()
     max_new_tokens: int = 64
     generate_samples: int = 0
+    frame: tuple[str, str] = ("", "")
     name: str = "instruction"
     outputs: None = None
     reference: str = ""
@@ -125,13 +127,14 @@ class Instruction:
         return NoExaminer()
 
     def describe(self) -> Mapping[str, Any]:
-        """The direction of each metric."""
+        """The direction of each metric, and the exact answers with their frame."""
         directions = {"loss": False, "perplexity": False}
         if self.generate_samples:
             directions["rouge_l"] = True
         if self.choices:
             directions["answer_accuracy"] = True
-        return {"metrics": {name: {"higher_is_better": higher} for name, higher in directions.items()}}
+        metrics = {"metrics": {name: {"higher_is_better": higher} for name, higher in directions.items()}}
+        return {**metrics, "choices": list(self.choices), "answer_frame": list(self.frame)} if self.choices else metrics
 
 
 def prompt_of(samples: Samples, row: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from fedfit.data.prompted import build_instructions, build_plain_text, build_pre
 from fedfit.data.sources import Read
 from fedfit.settings import TaskSettings
 from fedfit.tasks.classification import DEFAULTS, METRICS, Classification
+from fedfit.tasks.exact_answers import answer_frame
 from fedfit.tasks.instruction import Instruction
 from fedfit.tasks.language_modelling import LanguageModelling
 from fedfit.tasks.preference import Preference
@@ -48,7 +49,8 @@ def _classification(settings: TaskSettings, corpus: Corpus) -> Task:
 
 
 def _instruction(settings: TaskSettings, corpus: Corpus) -> Task:
-    return Instruction(settings.template, corpus.choices, settings.max_new_tokens, settings.generate_samples)
+    frame = answer_frame(corpus.train) if corpus.choices else ("", "")
+    return Instruction(settings.template, corpus.choices, settings.max_new_tokens, settings.generate_samples, frame)
 
 
 def _preference(settings: TaskSettings, corpus: Corpus) -> Task:

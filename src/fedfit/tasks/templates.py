@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedfit.errors import DataError
@@ -29,6 +29,8 @@ class Template:
     """A prompt → the text before the response, and the text after it."""
     adds_begin: bool
     """Whether the tokenizer's own first token stands before the prompt; a chat template has it in its text."""
+    whole: Callable[[Sequence[tuple[str, str]], str], str] | None = None
+    """Turns of a conversation and a prompt → the text before the response; ``None``: turns are framed one by one."""
 
     def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids up to the response."""
@@ -42,6 +44,17 @@ class Template:
         end = self.tokenizer.eos_token_id
         found = self._ids([response + rest for response, rest in zip(responses, after, strict=True)])
         return [ids if end is None or (ids and ids[-1] == end) else [*ids, end] for ids in found]
+
+    def conversation(self, turns: Sequence[tuple[str, str]], prompt: str) -> list[int]:
+        """Token ids of a conversation, ``turns`` of prompt and response and then ``prompt``, up to the response."""
+        if self.whole is not None:
+            return self._ids([self.whole(turns, prompt)])[0]
+        ids: list[int] = []
+        for number, (asked, said) in enumerate([*turns, (prompt, "")]):
+            begin = self if number == 0 else replace(self, adds_begin=False)
+            ids += begin.prompts([asked])[0]
+            ids += self.responses([asked], [said])[0] if number < len(turns) else []
+        return ids
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -63,7 +76,7 @@ def make_template(words: str, tokenizer: Any) -> Template:
                 'task.template = "chat": the tokenizer of this model has no chat template; set task.template to "alpaca", or '
                 'to a text of your own such as "Question: {prompt}\\nAnswer: {response}"'
             )
-        return Template(tokenizer, _chat(tokenizer), adds_begin=False)
+        return Template(tokenizer, _chat(tokenizer), adds_begin=False, whole=_conversation(tokenizer))
     text = ALPACA if words == "alpaca" else words
     if fault := template_fault(words):
         raise DataError(f"task.template = {words!r}: {fault}")
@@ -92,3 +105,14 @@ def _chat(tokenizer: Any) -> Callable[[str], tuple[str, str]]:
         return before, whole.rpartition(_MARK)[2]
 
     return frame
+
+
+def _conversation(tokenizer: Any) -> Callable[[Sequence[tuple[str, str]], str], str]:
+    def whole(turns: Sequence[tuple[str, str]], prompt: str) -> str:
+        messages = []
+        for asked, said in [*turns, (prompt, "")]:
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        text: str = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        return text
+
+    return whole
