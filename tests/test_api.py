@@ -12,6 +12,7 @@ import pytest
 import fedfit
 from fedfit import api
 from fedfit.errors import FedfitError, RecipeError, RunFolderError
+from tests.trajectories.asking import Asking
 from tests.trajectories.world import World, lines, one_thread_only, outcome
 
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
@@ -122,12 +123,15 @@ def test_a_plan() -> None:
     assert api.plan("three-devices", "round.deadline_s=1e9") != common
 
 
-def test_the_code_of_the_page(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every line, on the tiny recipe in the place of the demo."""
+def test_the_code_of_the_page(
+    world: World, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every line, on tiny recipes in the place of the demos."""
+    Asking.make(tmp_path, tiny_models["llama"]).run("instruction", tmp_path / "runs" / "demo-llm", rounds=1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pandas.DataFrame.plot", lambda self, **keys: None)
     texts = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(texts) == 4
+    assert len(texts) == 5
     first = ", ".join(map(repr, [str(world.recipe), *world.overrides, "name=demo"]))
     code = "".join(texts).replace('"demo"', first).replace("rounds=20", "rounds=3")
     seen: dict[str, object] = {}
