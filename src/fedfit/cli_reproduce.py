@@ -27,8 +27,8 @@ def reproduce(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Of a comparison, the cases whose names have this text (ag_news, sst2-0.1; persona). Two commands on different "
-            "data sets may run side by side in one --out; each writes the results of all cases that are finished by then."
+            help="Of a comparison, the cases whose names have this text (ag_news, sst2-0.1; persona). Two commands on "
+            "different data sets may run side by side in one --out; each writes the results of all cases finished by then."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run anew what is there with another recipe.")] = False,
