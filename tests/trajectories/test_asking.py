@@ -5,13 +5,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
+from fedfit.errors import TrainingStopped
 from fedfit.experiment.session import Session
 from fedfit.models.flops import step_flops
-from tests.builders import chat_tokenizer
+from fedfit.models.speaker import ModelSpeaker
+from tests.builders import chat_tokenizer, tiny_split
 from tests.trajectories.asking import ANSWERS, TASKS, Asking, distributions, log_probability
 from tests.trajectories.world import lines, outcome, resume
 
@@ -146,3 +149,19 @@ def test_a_plan_counts_the_positions_that_are_read(asking: Asking, tmp_path: Pat
         assert work.sent.cycles_fixed[device] == pytest.approx(cycles)
         assert sum(count.per_rank for count in counts) > 0
     assert last(run)["rank"] == 2
+
+
+def test_a_loss_that_overflows_in_half_precision_is_refused_and_recorded(asking: Asking, tmp_path: Path) -> None:
+    keys = ["training.precision=fp16", "training.learning_rate=1e6", "training.optimizer=sgd", "training.max_grad_norm=0"]
+    with pytest.raises(TrainingStopped, match="no update of the last 3 rounds was usable; the first reason: the training loss became"):
+        asking.run("instruction", tmp_path / "run", *keys, "federation.rounds=5", "training.local_epochs=2")
+
+
+def test_a_tokenizer_without_a_filler_answers_alike(asking: Asking, tmp_path: Path) -> None:
+    """Answers are generated in batches that are filled up before the prompts; the mask leaves the filler out."""
+    tokenizer = chat_tokenizer()
+    split = tiny_split(asking.model, labels=None)
+    prompts = [np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("a b", "a b c d e f", "x")]
+    alone = [ModelSpeaker(split, tokenizer).answers([prompt], 5)[0] for prompt in prompts]
+    tokenizer.pad_token = None
+    assert ModelSpeaker(split, tokenizer).answers(prompts, 5) == alone
