@@ -153,7 +153,9 @@ def test_a_plan_counts_the_positions_that_are_read(asking: Asking, tmp_path: Pat
 
 def test_a_loss_that_overflows_in_half_precision_is_refused_and_recorded(asking: Asking, tmp_path: Path) -> None:
     keys = ["training.precision=fp16", "training.learning_rate=1e6", "training.optimizer=sgd", "training.max_grad_norm=0"]
-    with pytest.raises(TrainingStopped, match="no update of the last 3 rounds was usable; the first reason: the training loss became"):
+    with pytest.raises(
+        TrainingStopped, match="no update of the last 3 rounds was usable; the first reason: the training loss became"
+    ):
         asking.run("instruction", tmp_path / "run", *keys, "federation.rounds=5", "training.local_epochs=2")
 
 
