@@ -30,7 +30,10 @@ class _InOrder(TyperGroup):
         return list(_ORDER)
 
 
-_ORDER = ("run", "resume", "report", "compare", "sweep", "predict", "export", "reproduce", "plan", "recipes", "doctor")
+_ORDER = (
+    *("run", "resume", "report", "compare", "sweep", "predict", "chat", "evaluate", "export", "reproduce"),
+    *("plan", "recipes", "doctor"),
+)
 
 app = typer.Typer(
     cls=_InOrder,

@@ -216,7 +216,7 @@ def test_wrong_names_and_folders(tmp_path: Path) -> None:
     refused("recipes", "show", "dmeo", says=["did you mean 'demo'?"])
     refused("run", "agnews", says=["did you mean 'agnews-minilm' or 'agnews-noniid' or 'agnews-per-device' or "])
     refused("run", "colla", says=["recipe = 'colla': give a file, or one of ", "; `fedfit recipes` describes them"])
-    refused("run", "pydoc", says=["recipe = 'pydoc': did you mean 'demo'? give a file, or one of "])
+    refused("run", "pydoc", says=["recipe = 'pydoc': did you mean 'demo' or 'demo-llm'? give a file"])
     refused("resume", tmp_path, says=[f"{tmp_path} is not a run folder, it lacks recipe.toml and partition.json: name"])
     refused("report", tmp_path / "nothing", says=["does not exist"])
     refused("compare", tmp_path, says=[f"{tmp_path} is not a run folder"])

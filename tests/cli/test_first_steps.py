@@ -260,6 +260,8 @@ def test_help_begins_with_what_a_person_meets_first() -> None:
         "compare",
         "sweep",
         "predict",
+        "chat",
+        "evaluate",
         "export",
         "reproduce",
         "plan",

@@ -82,7 +82,7 @@ def test_a_validation_file_is_read(csv_settings: DataSettings, tmp_path: Path) -
         ({"source": "hub"}, "data.name = None"),
         (
             {"source": "xml"},
-            "data.source = 'xml': choose ag_news, .*, pydocs-instruct, hub, csv, tsv, json",
+            "data.source = 'xml': choose ag_news, .*, pydocs-instruct, .*, hub, csv, tsv, json",
         ),
     ],
 )

@@ -203,13 +203,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes("name = 'Zürich'".encode("latin-1"))
     for name, says in (
         (tmp_path / "latin.toml", "cannot be read"),
-        (tmp_path / "none.toml", "give a file, or one of city, three-devices"),
-        (tmp_path, "give a file"),
+        (tmp_path / "none.toml", "no such file"),
+        (tmp_path, "is a folder; name the file in it"),
         ("citty", "did you mean 'city'?"),
         ("x" * 5000, "cannot be read"),
         ("zero\0", "give a file"),
     ):
-        with pytest.raises(RecipeError, match="the fleet has 1 fault") as caught:
+        with pytest.raises(RecipeError) as caught:
             read_fleet_file(str(name))
         assert says in str(caught.value)
     if os.geteuid() != 0:

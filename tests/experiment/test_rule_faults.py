@@ -129,9 +129,8 @@ def test_each_key_of_a_rule_has_its_limits(rule: str, key: str, value: object, r
 
 
 def test_a_norm_bound_must_be_given() -> None:
-    assert faults("rule=norm_bound") == {
-        "norm_bound.bound": (None, "norm_bound needs the norm that a whole update may move by")
-    }
+    remedy = "norm_bound needs the norm that a whole update may move by, for example federation.norm_bound.bound=1.0"
+    assert faults("rule=norm_bound") == {"norm_bound.bound": (None, remedy)}
 
 
 SET = {"server_learning_rate": 0.5, "server_momentum": 0.5, "server_beta2": 0.5, "server_tau": 0.5}

@@ -178,8 +178,10 @@ def test_the_table_of_a_loss() -> None:
         made, [found], [Trial("domains", "a", 1e-3, 2.0, Metric("loss")), Trial("domains", "a", 3e-3, 3.0, Metric("loss"))]
     )
     assert "## instruction" in page
-    assert "| method | learning rate | loss, nats | rouge l | uplink, MB | downlink, MB | seconds to 2 | joules to 2 |" in page
-    assert "| a | 0.001 | 2.000 | 0.250 | 0.00 | 0.00 | 3 | 6 |" in page
+    assert (
+        "| method | learning rate | loss, nats | ROUGE-L, % | uplink, MB | downlink, MB | seconds to 2 | joules to 2 |" in page
+    )
+    assert "| a | 0.001 | 2.000 | 25.0 | 0.00 | 0.00 | 3 | 6 |" in page
     assert "at the target or below" in page
     assert "Loss in nats on test rows after the last round. Every method was run at every rate, for each data set with" in page
     assert "| instruction | a | **2.000** | 3.000 |" in page
@@ -189,7 +191,7 @@ def test_without_a_target_seconds_and_joules_are_those_of_the_whole_run() -> Non
     made, found = lower((3.0, 2.5, 2.0), None)
     page = table_page(made, [found], [Trial("domains", "a", 1e-3, 2.0, Metric("loss"))])
     assert "| seconds | joules |" in page
-    assert "| a | 0.001 | 2.000 | 0.250 | 0.00 | 0.00 | 3 | 6 |" in page
+    assert "| a | 0.001 | 2.000 | 25.0 | 0.00 | 0.00 | 3 | 6 |" in page
     assert "together, over the whole run." in page
 
 
