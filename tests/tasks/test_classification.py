@@ -147,7 +147,7 @@ def test_what_others_ask_of_a_task() -> None:
     assert (task.name, task.outputs, task.headline) == ("classification", 3, "mcc")
     assert task.positions(torch.tensor([4, 2])) is None, "the family says which token its classifier reads"
     assert task.reads(random_samples(5)).tolist() == [1] * 5
-    assert task.reference == "", "a class is learned without a reference model"
+    assert (task.reference, task.answers) == (None, None), "a class needs no reference model, and is no text"
     assert Classification(NAMES, ()).headline == "loss"
 
 

@@ -6,8 +6,9 @@ import torch
 
 from fedfit.data.corpus import TextSet
 from fedfit.errors import DataError
+from fedfit.tasks.answers import prompt_of, response_of
 from fedfit.tasks.exact_answers import UNKNOWN, ChoiceScorer, answer_frame, predicted_choices
-from fedfit.tasks.instruction import Instruction, prompt_of, response_of
+from fedfit.tasks.instruction import Instruction
 from fedfit.tasks.token_targets import token_targets
 from tests.builders import chat_tokenizer
 from tests.tasks.prompted import PROMPTS, RESPONSES, asked, instructions, said

@@ -73,6 +73,30 @@ class Speaker(Protocol):
         """Token ids as text, without special tokens."""
 
 
+class Answers(Protocol):
+    """What is measured and shown of the answers that a model generates."""
+
+    def score(self, speaker: Speaker, samples: Any, rows: np.ndarray) -> Score:
+        """Metrics of answers to ``samples[rows]``, or to some of them."""
+
+    def shown(self, speaker: Speaker, samples: Any) -> Sequence[str]:
+        """The answers to the first few samples, for a report."""
+
+
+class Reference(Protocol):
+    """A model that a loss compares with, and what the loss needs of it."""
+
+    @property
+    def against(self) -> str:
+        """``base``: the frozen model; ``received``: the one that the device was sent in this round."""
+
+    def values(self, output: Any, targets: Any) -> Tensor:
+        """Numbers of each row from the reference's output, ``(rows, …)``; they are kept for the steps of a round."""
+
+    def beside(self, targets: Any, values: Any) -> Any:
+        """``targets`` with ``values`` of their rows, or, to be scored, with the reference's whole output."""
+
+
 class Task(Protocol):
     """What a model is asked, and how its answer is judged. Model and trainer know no label.
 
@@ -93,9 +117,12 @@ class Task(Protocol):
         """Numbers that a classifier's head gives at a position; ``None`` for the head of a language model."""
 
     @property
-    def reference(self) -> str:
-        """The model that the loss compares with: ``base``, the frozen one; ``received``, the one that the device was sent; or
-        none, empty."""
+    def reference(self) -> Reference | None:
+        """The model that the loss compares with, if any."""
+
+    @property
+    def answers(self) -> Answers | None:
+        """What is made of generated answers, if any are asked for."""
 
     def encode(self, texts: Any, tokenizer: Any, max_tokens: int) -> Encoded:
         """The samples of a ``data.corpus.TextSet``."""
@@ -110,26 +137,14 @@ class Task(Protocol):
     def reads(self, samples: Any) -> np.ndarray:
         """The number of positions that are read of each sample, ``(samples,)``."""
 
-    def reference_values(self, output: Any, targets: Any) -> Tensor:
-        """What the loss needs of the reference's output: numbers of each row, ``(rows, …)``."""
-
-    def with_reference(self, targets: Any, values: Any) -> Any:
-        """``targets`` with what ``reference_values`` gave, or, to be scored, with the reference's whole output."""
-
     def loss(self, output: Any, targets: Any) -> Tensor:
         """The mean loss of a batch, with a gradient."""
 
     def scorers(self, samples: Any) -> Sequence[tuple[Any, Scorer]]:
         """New scorers, each with the samples that it is to be shown: ``samples`` or others made of the same rows."""
 
-    def speak(self, speaker: Speaker, samples: Any, rows: np.ndarray) -> Score:
-        """Metrics of generated answers to ``samples[rows]``; none for a task without answers."""
-
-    def answered(self, speaker: Speaker, samples: Any) -> Sequence[str]:
-        """The answers to the first few samples, for a report; none for a task without answers."""
-
-    def examiner(self) -> Examiner:
-        """A new examiner."""
+    def examiner(self) -> Examiner | None:
+        """A new examiner; ``None`` where metrics and answers say all."""
 
     def describe(self) -> Mapping[str, Any]:
         """Plain values for ``task.json``: ``metrics``, ``{name: {"higher_is_better": …}}``, and ``labels`` where classes have

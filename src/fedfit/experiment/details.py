@@ -30,25 +30,32 @@ def evaluation_of(experiment: Experiment, state: ServerState, after_round: int) 
     if experiment.rule.traits.personal:
         return None
     parts.model.load(experiment.rule.server.model(state))
-    samples, examiner = parts.sets["test"], parts.task.examiner()
-    for rows, output, targets in outputs(parts.model, parts.trunk, parts.task, samples, experiment.recipe.training.precision):
-        examiner.add(output, targets, rows)
-    texts, answers = experiment.test_texts, _answers(experiment)
-    details = examiner.details(lambda row: {} if texts is None else quoted(texts, row))
-    found = {"round": after_round, "set": "test", "samples": len(samples), **details}
+    found = {"round": after_round, "set": "test", "samples": len(parts.sets["test"]), **_examined(experiment)}
+    answers = _answers(experiment)
     return {**found, "answers": answers} if answers else found
+
+
+def _examined(experiment: Experiment) -> Mapping[str, Any]:
+    """The task's closer look at the resident model; nothing where it has none."""
+    parts, texts, examiner = experiment.parts, experiment.test_texts, experiment.parts.task.examiner()
+    if examiner is None:
+        return {}
+    precision = experiment.recipe.training.precision
+    for rows, output, targets in outputs(parts.model, parts.trunk, parts.task, parts.sets["test"], precision):
+        examiner.add(output, targets, rows)
+    return examiner.details(lambda row: {} if texts is None else quoted(texts, row))
 
 
 def _answers(experiment: Experiment) -> list[dict[str, str]]:
     """The first test samples as the resident model answers them, ``after``, and its frozen base, ``before``; keys ``prompt``,
     ``before``, ``after``, ``reference``."""
-    parts, texts = experiment.parts, experiment.test_texts
-    speaker, samples = ModelSpeaker(parts.model, parts.tokenizer), parts.sets["test"]
-    after = parts.task.answered(speaker, samples)
-    if not after or texts is None:
+    parts, texts, answers = experiment.parts, experiment.test_texts, experiment.parts.task.answers
+    if answers is None or texts is None:
         return []
+    speaker, samples = ModelSpeaker(parts.model, parts.tokenizer), parts.sets["test"]
+    after = answers.shown(speaker, samples)
     with parts.model.adapter.disabled():
-        before = parts.task.answered(speaker, samples)
+        before = answers.shown(speaker, samples)
     shown = []
     for row, (old, new) in enumerate(zip(before, after, strict=True)):
         asked = quoted(texts, row)

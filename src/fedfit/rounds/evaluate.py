@@ -54,9 +54,9 @@ def outputs(
         states = trunk.batch(samples, chosen[batch])
         targets = task.collate(samples, chosen[batch], model.device)
         with autocast(model.device, precision):
-            if task.reference:
+            if task.reference is not None:
                 with model.adapter.disabled():
-                    targets = task.with_reference(targets, model.tail(states, task.positions(targets)))
+                    targets = task.reference.beside(targets, model.tail(states, task.positions(targets)))
             output = model.tail(states, task.positions(targets))
         yield chosen[batch], output, targets
 
@@ -114,8 +114,9 @@ class Policy:
     def _on(self, job: Job, samples: Samples, rows: np.ndarray | None = None) -> Score:
         self.model.load(job)
         score = evaluate(self.model, self.trunk, self.task, samples, self.precision, rows)
-        spoken = self.task.speak(self.speaker, samples, np.arange(len(samples)) if rows is None else rows)
-        return {**score, **spoken}
+        if self.task.answers is None:
+            return score
+        return {**score, **self.task.answers.score(self.speaker, samples, np.arange(len(samples)) if rows is None else rows)}
 
     def _mean_of_devices(self, adapter: Update, prefix: str, samples: Samples, before_round: int) -> Score:
         """The mean over the devices' own models on a common set."""

@@ -19,17 +19,19 @@ _BATCH_SIZE = 32
 
 
 class ReferenceValues:
-    """The task's ``reference_values`` of samples: of the frozen base, computed once a sample and kept; or of the model that the
-    device received, computed at the beginning of each of its rounds.
+    """The values of the task's reference for samples: of the frozen base, computed once a sample and kept; or of the model that
+    the device received, computed at the beginning of each of its rounds.
     """
 
     def __init__(self, model: SplitModel, trunk: Trunk, task: Task, precision: str) -> None:
+        assert task.reference is not None
         self._model, self._trunk, self._task, self._precision = model, trunk, task, precision
+        self._reference = task.reference
         self._of_base: dict[bytes, Tensor] = {}
 
     def values(self, samples: Samples, rows: np.ndarray) -> Mapping[int, Tensor]:
         """The values of each of ``rows``; to be asked for when the received model is loaded and nothing is trained yet."""
-        if self._task.reference == "received":
+        if self._reference.against == "received":
             return dict(self._compute(samples, rows))
         missing = np.array([row for row in rows if samples.hashes[row] not in self._of_base], dtype=np.int64)
         if len(missing):
@@ -46,4 +48,4 @@ class ReferenceValues:
             targets = self._task.collate(samples, chosen, self._model.device)
             with autocast(self._model.device, self._precision):
                 output = self._model.tail(self._trunk.batch(samples, chosen), self._task.positions(targets))
-            yield from zip(chosen.tolist(), self._task.reference_values(output, targets), strict=True)
+            yield from zip(chosen.tolist(), self._reference.values(output, targets), strict=True)

@@ -118,7 +118,7 @@ class Trainer:
     def __init__(self, model: SplitModel, trunk: Trunk, task: Task, settings: TrainingSettings, seed: int, rounds: int) -> None:
         self._model, self._trunk, self._task, self._settings = model, trunk, task, settings
         self._seed, self._rounds = seed, rounds
-        self._reference = ReferenceValues(model, trunk, task, settings.precision)
+        self._reference = None if task.reference is None else ReferenceValues(model, trunk, task, settings.precision)
         self.steps_done = 0
         """Steps since this object was made; read by progress bars."""
 
@@ -149,7 +149,9 @@ class Trainer:
         batches = [indices[batch] for batch in plan]
         self._trunk.prepare(samples, np.unique(np.concatenate(batches)))
         model.load(job)
-        reference = self._reference.values(samples, np.unique(np.concatenate(batches))) if self._task.reference else None
+        reference = None
+        if self._reference is not None:
+            reference = self._reference.values(samples, np.unique(np.concatenate(batches)))
         trained = model.adapter.train_only(model.adapter.groups if groups is None else groups)
         hooks = GradientHooks(job, model.adapter)
         step = _Step(self._model, self._trunk, self._task, settings, hooks, trained, reference)
@@ -197,9 +199,9 @@ class _Step:
         set_rate(optimizer, rate)
         states = self._trunk.batch(samples, batch)
         targets = self._task.collate(samples, batch, self._model.device)
-        if self._reference is not None:
+        if self._reference is not None and self._task.reference is not None:
             values = torch.stack([self._reference[row] for row in batch.tolist()])
-            targets = self._task.with_reference(targets, values)
+            targets = self._task.reference.beside(targets, values)
         with autocast(self._model.device, settings.precision):
             loss = self._task.loss(self._model.tail(states, self._task.positions(targets)), targets)
         optimizer.zero_grad()

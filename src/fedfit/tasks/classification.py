@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 from torch import Tensor
 from torch.nn import functional
 
-from fedfit.core.task import Encoded, Examiner, Metric, Score, Scorer, Speaker
+from fedfit.core.task import Encoded, Examiner, Metric, Score, Scorer
 from fedfit.data.corpus import TextSet
 from fedfit.data.tokenize import Samples, tokenize
 from fedfit.tasks.confusion import ClassExaminer
@@ -51,7 +51,8 @@ class Classification:
     label_names: tuple[str, ...]
     metrics: Sequence[str] = DEFAULTS
     name: str = "classification"
-    reference: str = ""
+    reference: None = None
+    answers: None = None
 
     @property
     def headline(self) -> str:
@@ -75,18 +76,6 @@ class Classification:
         """One position a sample."""
         return np.ones(len(samples), dtype=np.int64)
 
-    def reference_values(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Never asked for."""
-        raise NotImplementedError("classes are learned without a reference")
-
-    def with_reference(self, targets: Tensor, values: Any) -> Tensor:
-        """Never asked for."""
-        raise NotImplementedError("classes are learned without a reference")
-
-    def speak(self, speaker: Speaker, samples: Samples, rows: np.ndarray) -> Score:
-        """Nothing: a classifier gives no answers."""
-        return {}
-
     def scorers(self, samples: Samples) -> list[tuple[Samples, Scorer]]:
         """``scorer`` over the samples themselves."""
         return [(samples, self.scorer())]
@@ -102,10 +91,6 @@ class Classification:
     def scorer(self) -> Scorer:
         """A scorer of accuracy and its like."""
         return ClassScorer(self.metrics)
-
-    def answered(self, speaker: Speaker, samples: Samples) -> list[str]:
-        """Nothing."""
-        return []
 
     def examiner(self) -> Examiner:
         """A gatherer of the confusion matrix and of wrong predictions."""

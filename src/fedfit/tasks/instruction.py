@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fedfit.core.task import Encoded, Examiner, Metric, Score, Scorer, Speaker
+from fedfit.core.task import Encoded, Scorer
 from fedfit.data.corpus import TextSet
 from fedfit.data.tokenize import Samples
 from fedfit.errors import DataError
 from fedfit.models.readout import Readout
-from fedfit.tasks.answers import SHOWN_ANSWERS, rouge_l
+from fedfit.tasks.answers import GreedyAnswers
 from fedfit.tasks.exact_answers import ChoiceScorer, choice_samples
-from fedfit.tasks.language_modelling import NoExaminer, TokenScorer
+from fedfit.tasks.language_modelling import TokenScorer
 from fedfit.tasks.templates import make_template
-from fedfit.tasks.token_targets import TokenTargets, target_counts, token_targets
-from fedfit.tasks.trees import tree_samples
+from fedfit.tasks.token_targets import TokenTargets
+from fedfit.tasks.token_task import TokenTask
+from fedfit.tasks.trees import left_out, tree_samples
 
 
 @dataclass(frozen=True)
-class Instruction:
+class Instruction(TokenTask):
     """Responses to prompts.
 
     Args:
@@ -41,8 +41,12 @@ class Instruction:
     generate_samples: int = 0
     frame: tuple[str, str] = ("", "")
     name: str = "instruction"
-    outputs: None = None
-    reference: str = ""
+    reference: None = None
+
+    @property
+    def answers(self) -> GreedyAnswers | None:
+        """Greedy answers to ``generate_samples`` rows."""
+        return GreedyAnswers(self.generate_samples, self.max_new_tokens) if self.generate_samples else None
 
     @property
     def headline(self) -> str:
@@ -78,29 +82,9 @@ class Instruction:
             samples = choice_samples(samples, texts.select(kept), template, self.choices, max_tokens)
         return Encoded(samples, kept, notes)
 
-    def collate(self, samples: Samples, rows: np.ndarray, device: torch.device) -> TokenTargets:
-        """The response tokens, and where each is read."""
-        return token_targets(samples, rows, device)
-
-    def positions(self, targets: TokenTargets) -> Tensor:
-        """The token before each token of the response."""
-        return targets.index
-
-    def reads(self, samples: Samples) -> np.ndarray:
-        """Response tokens of each sample."""
-        return target_counts(samples)
-
     def loss(self, output: Readout, targets: TokenTargets) -> Tensor:
         """Mean cross-entropy a response token of the batch, nats."""
         return -output.log_probs(targets.ids).mean()
-
-    def reference_values(self, output: Readout, targets: TokenTargets) -> Tensor:
-        """Never asked for."""
-        raise NotImplementedError("instructions are learned without a reference")
-
-    def with_reference(self, targets: TokenTargets, values: Any) -> TokenTargets:
-        """Never asked for."""
-        raise NotImplementedError("instructions are learned without a reference")
 
     def scorers(self, samples: Samples) -> list[tuple[Samples, Scorer]]:
         """Loss and perplexity; exact answers on the trees of the same rows."""
@@ -108,23 +92,6 @@ class Instruction:
         if samples.scored is not None:
             found.append((samples.scored, ChoiceScorer(len(self.choices))))
         return found
-
-    def speak(self, speaker: Speaker, samples: Samples, rows: np.ndarray) -> Score:
-        """ROUGE-L of greedy answers to the first ``generate_samples`` of ``rows``."""
-        chosen = rows[: self.generate_samples]
-        if not len(chosen):
-            return {}
-        answers = speaker.answers([prompt_of(samples, row) for row in chosen], self.max_new_tokens)
-        return {"rouge_l": Metric(rouge_l([speaker.text(response_of(samples, row)) for row in chosen], answers))}
-
-    def answered(self, speaker: Speaker, samples: Samples) -> list[str]:
-        """Greedy answers to the first of the ``generate_samples``, ten at most."""
-        rows = range(min(self.generate_samples, SHOWN_ANSWERS, len(samples)))
-        return speaker.answers([prompt_of(samples, row) for row in rows], self.max_new_tokens)
-
-    def examiner(self) -> Examiner:
-        """Nothing beyond the metrics and ``answered``."""
-        return NoExaminer()
 
     def describe(self) -> Mapping[str, Any]:
         """The direction of each metric, and the exact answers with their frame."""
@@ -135,25 +102,3 @@ class Instruction:
             directions["answer_accuracy"] = True
         metrics = {"metrics": {name: {"higher_is_better": higher} for name, higher in directions.items()}}
         return {**metrics, "choices": list(self.choices), "answer_frame": list(self.frame)} if self.choices else metrics
-
-
-def prompt_of(samples: Samples, row: int) -> np.ndarray:
-    """Token ids of the prompt."""
-    return _part(samples, row, prompt=True)
-
-
-def response_of(samples: Samples, row: int) -> np.ndarray:
-    """Token ids of what follows the prompt."""
-    return _part(samples, row, prompt=False)
-
-
-def _part(samples: Samples, row: int, *, prompt: bool) -> np.ndarray:
-    segments = samples.segments_of(row)
-    assert segments is not None
-    part: np.ndarray = samples.ids_of(row)[(segments == 0) == prompt]
-    return part
-
-
-def left_out(count: int, which: str) -> list[str]:
-    """A note of rows that are left out; none for no rows."""
-    return [f"{count} rows {which} are left out"] if count else []

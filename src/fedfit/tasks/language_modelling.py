@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fedfit.core.task import Encoded, Examiner, Metric, Score, Scorer, Speaker
+from fedfit.core.task import Encoded, Metric, Score, Scorer
 from fedfit.data.corpus import TextSet
 from fedfit.data.tokenize import Samples
 from fedfit.errors import DataError
 from fedfit.models.readout import Readout
-from fedfit.tasks.token_targets import TokenTargets, target_counts, token_targets
+from fedfit.tasks.token_targets import TokenTargets
+from fedfit.tasks.token_task import TokenTask
 from fedfit.tasks.trees import tree_samples
 
 
@@ -56,24 +56,13 @@ class TextScorer(TokenScorer):
         return {**super().score(), "bits_per_byte": Metric(bits, higher_is_better=False)}
 
 
-class NoExaminer:
-    """Has nothing to show beyond the metrics."""
-
-    def add(self, output: Any, targets: Any, rows: np.ndarray) -> None:
-        """Takes in one batch."""
-
-    def details(self, show: Any) -> Mapping[str, Any]:
-        """Nothing."""
-        return {}
-
-
 @dataclass(frozen=True)
-class LanguageModelling:
+class LanguageModelling(TokenTask):
     """Texts, continued token by token."""
 
     name: str = "language_modelling"
-    outputs: None = None
-    reference: str = ""
+    reference: None = None
+    answers: None = None
 
     @property
     def headline(self) -> str:
@@ -107,45 +96,13 @@ class LanguageModelling:
         samples = tree_samples(prompts, rest, np.array(sizes, dtype=np.int64))
         return Encoded(samples, np.array(kept, dtype=np.int64), [f"{blank} rows without text are left out"] if blank else [])
 
-    def collate(self, samples: Samples, rows: np.ndarray, device: torch.device) -> TokenTargets:
-        """Every token but the first, and where each is read."""
-        return token_targets(samples, rows, device)
-
-    def positions(self, targets: TokenTargets) -> Tensor:
-        """The token before each target."""
-        return targets.index
-
-    def reads(self, samples: Samples) -> np.ndarray:
-        """Predicted tokens of each sample."""
-        return target_counts(samples)
-
     def loss(self, output: Readout, targets: TokenTargets) -> Tensor:
         """Mean cross-entropy a token of the batch, nats."""
         return -output.log_probs(targets.ids).mean()
 
-    def reference_values(self, output: Readout, targets: TokenTargets) -> Tensor:
-        """Never asked for."""
-        raise NotImplementedError("texts are learned without a reference")
-
-    def with_reference(self, targets: TokenTargets, values: Any) -> TokenTargets:
-        """Never asked for."""
-        raise NotImplementedError("texts are learned without a reference")
-
     def scorers(self, samples: Samples) -> list[tuple[Samples, Scorer]]:
         """Loss, perplexity and bits a byte."""
         return [(samples, TextScorer())]
-
-    def speak(self, speaker: Speaker, samples: Samples, rows: np.ndarray) -> Score:
-        """Nothing: there are no answers."""
-        return {}
-
-    def answered(self, speaker: Speaker, samples: Samples) -> list[str]:
-        """Nothing."""
-        return []
-
-    def examiner(self) -> Examiner:
-        """Nothing beyond the metrics."""
-        return NoExaminer()
 
     def describe(self) -> Mapping[str, Any]:
         """The direction of each metric."""

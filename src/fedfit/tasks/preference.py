@@ -7,39 +7,42 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fedfit.core.task import Encoded, Examiner, Metric, Score, Scorer, Speaker
+from fedfit.core.task import Encoded, Metric, Score, Scorer
 from fedfit.data.corpus import TextSet
 from fedfit.data.tokenize import Samples
 from fedfit.errors import DataError
 from fedfit.models.readout import Readout
-from fedfit.tasks.instruction import left_out
-from fedfit.tasks.language_modelling import NoExaminer
 from fedfit.tasks.preference_losses import LOSSES
 from fedfit.tasks.templates import make_template
-from fedfit.tasks.token_targets import TokenTargets, target_counts, token_targets
-from fedfit.tasks.trees import tree_samples
+from fedfit.tasks.token_targets import TokenTargets
+from fedfit.tasks.token_task import TokenTask
+from fedfit.tasks.trees import left_out, tree_samples
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(TokenTask):
     """Pairs of a chosen and a rejected response, which share the computation of their prompt.
 
     Args:
         template: how a prompt is put to the model; see ``tasks.templates``.
         kind: a name of ``preference_losses.LOSSES``.
         beta: β of the loss.
-        reference: the model that the loss compares with: the frozen base, or what the device was sent.
+        against: the model that the loss compares with: ``base``, the frozen one, or ``received``, what the device was sent.
     """
 
     template: str = "chat"
     kind: str = "dpo"
     beta: float = 0.1
-    reference: str = "base"
+    against: str = "base"
     name: str = "preference"
-    outputs: None = None
+    answers: None = None
+
+    @property
+    def reference(self) -> PairReference:
+        """The log-probabilities of both responses by another model."""
+        return PairReference(self.against)
 
     @property
     def headline(self) -> str:
@@ -71,51 +74,39 @@ class Preference:
         samples = tree_samples([prompts[number] for number in fits], [parts[number] for number in fits])
         return Encoded(samples, np.array([differ[number] for number in fits], dtype=np.int64), notes)
 
-    def collate(self, samples: Samples, rows: np.ndarray, device: torch.device) -> TokenTargets:
-        """The tokens of both responses, and where each is read."""
-        return token_targets(samples, rows, device)
-
-    def positions(self, targets: TokenTargets) -> Tensor:
-        """The token before each token of a response."""
-        return targets.index
-
-    def reads(self, samples: Samples) -> np.ndarray:
-        """Response tokens of each sample, of both."""
-        return target_counts(samples)
-
-    def reference_values(self, output: Readout, targets: TokenTargets) -> Tensor:
-        """The log-probability of each response, ``(rows, 2)``."""
-        return targets.sums(output.log_probs(targets.ids).float(), 2)
-
-    def with_reference(self, targets: TokenTargets, values: Any) -> TokenTargets:
-        """``targets`` with the reference's log-probabilities ``(rows, 2)``, or with its readout."""
-        return targets.with_reference(values)
-
     def loss(self, output: Readout, targets: TokenTargets) -> Tensor:
         """The mean of ``kind`` over the pairs of the batch."""
-        policy = self.reference_values(output, targets)
+        policy = pair_log_probs(output, targets)
         return LOSSES[self.kind](policy, targets.reference, targets.counts(2), self.beta).mean()
 
     def scorers(self, samples: Samples) -> list[tuple[Samples, Scorer]]:
         """Accuracy, margin, divergence and loss."""
         return [(samples, PreferenceScorer(self))]
 
-    def speak(self, speaker: Speaker, samples: Samples, rows: np.ndarray) -> Score:
-        """Nothing: pairs are compared, not answered."""
-        return {}
-
-    def answered(self, speaker: Speaker, samples: Samples) -> list[str]:
-        """Nothing."""
-        return []
-
-    def examiner(self) -> Examiner:
-        """Nothing beyond the metrics."""
-        return NoExaminer()
-
     def describe(self) -> Mapping[str, Any]:
         """The direction of each metric."""
         directions = {"preference_accuracy": True, "preference_margin": True, "kl": False, "loss": False}
         return {"metrics": {name: {"higher_is_better": higher} for name, higher in directions.items()}}
+
+
+@dataclass(frozen=True)
+class PairReference:
+    """See ``core.task.Reference``."""
+
+    against: str
+
+    def values(self, output: Readout, targets: TokenTargets) -> Tensor:
+        """The log-probability of each response, ``(rows, 2)``."""
+        return pair_log_probs(output, targets)
+
+    def beside(self, targets: TokenTargets, values: Any) -> TokenTargets:
+        """``targets`` with the reference's log-probabilities ``(rows, 2)``, or with its readout."""
+        return targets.with_reference(values)
+
+
+def pair_log_probs(output: Readout, targets: TokenTargets) -> Tensor:
+    """The log-probability of the chosen and of the rejected response, summed over tokens: ``(rows, 2)``."""
+    return targets.sums(output.log_probs(targets.ids).float(), 2)
 
 
 class PreferenceScorer:
@@ -129,7 +120,7 @@ class PreferenceScorer:
     def add(self, output: Readout, targets: TokenTargets) -> None:
         """Takes in one batch, whose ``reference`` is the reference's readout."""
         task, beside = self._task, targets.reference
-        policy, reference = task.reference_values(output, targets), task.reference_values(beside, targets)
+        policy, reference = pair_log_probs(output, targets), pair_log_probs(beside, targets)
         ratios = policy - reference
         losses = LOSSES[task.kind](policy, reference, targets.counts(2), task.beta)
         self._pairs += targets.batch

@@ -50,3 +50,8 @@ def common_prefix(parts: Sequence[Ids]) -> int:
     shortest = min(map(len, parts)) - 1
     first = parts[0]
     return next((k for k in range(shortest) if any(part[k] != first[k] for part in parts)), max(shortest, 0))
+
+
+def left_out(count: int, which: str) -> list[str]:
+    """A note of rows that are left out; none for no rows."""
+    return [f"{count} rows {which} are left out"] if count else []
