@@ -16,7 +16,7 @@ from fedfit.cli_plan import plan
 from fedfit.cli_reproduce import reproduce
 from fedfit.cli_sweep import sweep
 from fedfit.cli_use import export, predict
-from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_json, say, waiting
+from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_libraries, print_heads, print_json, say, waiting
 
 if TYPE_CHECKING:
     from fedfit.experiment.session import Session
@@ -171,15 +171,11 @@ def recipes(context: typer.Context, as_json: Json = False) -> None:
         return
     from fedfit.experiment.load import recipe_heads
 
-    heads = recipe_heads()
-    if as_json:
-        print_json(heads)
-        return
-    width = max(map(len, heads))
-    for name, head in heads.items():
-        typer.echo(f"{name:<{width}}  {head}")
-    typer.echo("\nfedfit recipes show NAME > my-recipe.toml   prints one to start from")
-    typer.echo("fedfit plan                                 lists the shipped fleets, for plans without a model")
+    hints = (
+        "fedfit recipes show NAME > my-recipe.toml   prints one to start from",
+        "fedfit plan                                 lists the shipped fleets, for plans without a model",
+    )
+    print_heads(recipe_heads(), hints, as_json)
 
 
 @recipes_app.command()

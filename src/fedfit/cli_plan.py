@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fedfit.terminal import SCREEN, Json, polite_errors, print_json, say
+from fedfit.terminal import SCREEN, Json, polite_errors, print_heads, print_json, say
 
 if TYPE_CHECKING:
     from fedfit.experiment.plan_fleet import PlanOptions
@@ -69,15 +69,11 @@ def plan(
 def _list_fleets(as_json: bool) -> None:
     from fedfit.experiment.fleet_file import fleet_heads
 
-    heads = fleet_heads()
-    if as_json:
-        print_json(heads)
-        return
-    width = max(map(len, heads))
-    for name, head in heads.items():
-        typer.echo(f"{name:<{width}}  {head}")
-    typer.echo("\nfedfit plan NAME                          plans for one of them")
-    typer.echo("fedfit plan NAME --show > my-fleet.toml   prints one to start from")
+    hints = (
+        "fedfit plan NAME                          plans for one of them",
+        "fedfit plan NAME --show > my-fleet.toml   prints one to start from",
+    )
+    print_heads(fleet_heads(), hints, as_json)
 
 
 def _show(fleet: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
 
@@ -69,3 +69,14 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def print_heads(heads: Mapping[str, str], hints: Sequence[str], as_json: bool) -> None:
+    """Shipped files by name, each with its first line; below them what to do with one."""
+    if as_json:
+        print_json(heads)
+        return
+    width = max(map(len, heads))
+    for name, head in heads.items():
+        typer.echo(f"{name:<{width}}  {head}")
+    typer.echo("\n" + "\n".join(hints))
