@@ -1,6 +1,7 @@
 """What every test may use: a cache of its own, no network, and a tiny random model of each family."""
 
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,17 @@ def fedfit_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDFIT_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote is forgotten after it: the next test's may have the same name."""
+    path, root = list(sys.path), str(tmp_path_factory.getbasetemp())
+    yield
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(root):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +183,10 @@ UNMADE = replace(FEDAVG, make=unmade)
 
 
 @pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "broken_rule.py").write_text(BROKEN)
-    yield tmp_path / "broken_rule.py"
-    sys.modules.pop("broken_rule", None)
+    return tmp_path / "broken_rule.py"
 
 
 def test_an_exception_in_a_component_of_ones_own(world: World, broken: Path, tmp_path: Path) -> None:

@@ -37,11 +37,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for module in MODULES:
         (tmp_path / f"{module}.py").write_text(code_of(module))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     with one_thread_only():
         yield tmp_path
-    for module in MODULES:
-        sys.modules.pop(module, None)
 
 
 @pytest.fixture(scope="module")
