@@ -102,11 +102,17 @@ class ServerSettings:
 class AdaptationSettings:
     """What is adapted, in a fleet file; in a recipe the model says so."""
 
-    input_dim: int = key(768, "k, columns of an adapted matrix", minimum=1)
-    output_dim: int = key(768, "d, rows of an adapted matrix", minimum=1)
-    matrices_per_layer: int = key(2, "Â, adapted matrices in a layer", minimum=1)
+    model: str | None = key(
+        None,
+        "the model that the sizes are those of: `smollm2`, `minilm`, `meta-llama/Llama-3.2-1B` and others by name, or a "
+        "folder with a `config.json`",
+    )
+    targets: tuple[str, ...] = key((), "its adapted matrices, as in a recipe's `[adapter]`; default query and value")
+    input_dim: int = key(768, "k, columns of an adapted matrix, without a model", minimum=1)
+    output_dim: int = key(768, "d, rows of an adapted matrix, without a model", minimum=1)
+    matrices_per_layer: int = key(2, "Â, adapted matrices in a layer, without a model", minimum=1)
     layers: int = key(3, "l, adapted layers", minimum=1)
-    max_rank: int | None = key(None, "the highest rank to consider; default and limit min(d, k)", minimum=1)
+    max_rank: int | None = key(None, "the highest rank to consider; default and limit the least min(d, k)", minimum=1)
     bits_per_parameter: float = key(32.0, "Q", above=0)
     head_parameters: int = key(0, "parameters of the head that are sent beside the factors; 0 reproduces eq. 5", minimum=0)
 

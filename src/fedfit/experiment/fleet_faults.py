@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 
 from fedfit.errors import Fault
+from fedfit.experiment.adaptation import adaptation_faults
 from fedfit.fleet_settings import FleetFile, HardwareSettings, PlanSettings
 from fedfit.settings import Recipe
 
@@ -65,9 +66,7 @@ def file_faults(file: FleetFile) -> Iterator[Fault]:
     listed = file.fleet.devices is None or file.fleet.devices == len(file.device)
     if file.fleet.samples is None and not (listed and all(device.samples is not None for device in file.device)):
         yield Fault("fleet.samples", None, "every device needs its number of training samples, here or in [[device]]")
-    limit = min(file.adaptation.input_dim, file.adaptation.output_dim)
-    if file.adaptation.max_rank is not None and file.adaptation.max_rank > limit:
-        yield Fault("adaptation.max_rank", file.adaptation.max_rank, f"a matrix of {limit} rows or columns has no higher rank")
+    yield from adaptation_faults(file.adaptation)
 
 
 def plan_faults(recipe: Recipe) -> Iterator[Fault]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedfit.errors import Fault, RecipeError, choose
+from fedfit.experiment.adaptation import adapted_layer
 from fedfit.experiment.fleet_file import fleet_of
 from fedfit.fleet_settings import FleetFile
 from fedfit.planning.bandwidth import over_bands, servable, share_band
@@ -148,17 +149,15 @@ def _shared(problem: Problem, fleet: Fleet, links: Links, options: PlanOptions) 
 
 def _bits_of_rank_1(file: FleetFile) -> float:
     a = file.adaptation
-    factors = (a.input_dim + a.output_dim) * a.matrices_per_layer * a.layers
-    return (factors + a.head_parameters) * a.bits_per_parameter
+    return (adapted_layer(a).sums * a.layers + a.head_parameters) * a.bits_per_parameter
 
 
 def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray) -> Problem:
-    a = file.adaptation
-    matrices = a.matrices_per_layer * layers
+    a, layer = file.adaptation, adapted_layer(file.adaptation)
     work = paper_work(
         fleet,
-        products=a.output_dim * a.input_dim * matrices,
-        sums=(a.output_dim + a.input_dim) * matrices,
+        products=layer.products * layers,
+        sums=layer.sums * layers,
         bits_per_parameter=a.bits_per_parameter,
         bits_fixed=a.head_parameters * a.bits_per_parameter,
     )
@@ -166,7 +165,7 @@ def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray) ->
 
 
 def _highest_rank(file: FleetFile) -> int:
-    return file.adaptation.max_rank or min(file.adaptation.input_dim, file.adaptation.output_dim)
+    return file.adaptation.max_rank or adapted_layer(file.adaptation).max_rank
 
 
 def _own_ranks(
@@ -179,10 +178,10 @@ def _own_ranks(
         )
         return at_frequency(problem, drawn), drawn
     if options.solver == "as_printed":
-        a = file.adaptation
+        layer, bits = adapted_layer(file.adaptation), file.adaptation.bits_per_parameter
 
         def printed_bits(rank: float) -> np.ndarray:
-            return (rank + a.input_dim) * a.output_dim * a.matrices_per_layer * layers * a.bits_per_parameter
+            return (rank * layer.outputs + layer.products) * layers * bits  # Σ (r + k)·d
 
         return as_printed(problem, printed_bits), None
     return (exact if options.solver == "exact" else exhaustive)(problem), None
