@@ -34,7 +34,8 @@ from fedfit.core.update import (
     with_tensors,
 )
 from fedfit.randomness import derive_seed
-from fedfit.rounds.trainer import Devices, Trainer, completed
+from fedfit.rounds.devices import Devices, completed
+from fedfit.rounds.trainer import Trainer
 from fedfit.tracking.memories import DeviceMemories
 
 CLASSES = 4
@@ -151,7 +152,7 @@ class Packets:
         self.dispatch_s, self.waited_s, self.uplink_bytes = 0.0, 0.0, 0
 
     def write(self, state: ServerState, number: int) -> None:
-        """Every device's packet of round ``number``, as ``rounds.trainer`` makes it but with noise in place of training."""
+        """Every device's packet of round ``number``, as ``rounds.devices`` makes it but with noise in place of training."""
         traits = self._rule.traits
         for device in range(self._load.devices):
             update = self._dispatched(state, device, number)

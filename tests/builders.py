@@ -1,6 +1,6 @@
 """Small things that many tests build: random models, samples, updates and whole federations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +39,8 @@ from fedfit.models.families import FAMILIES, GENERATING, family_of
 from fedfit.models.load import load_config
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk, open_trunk
-from fedfit.rounds.trainer import Devices
+from fedfit.personalization.table import make_method
+from fedfit.rounds.devices import Devices
 from fedfit.settings import AdapterSettings, ModelSettings, Recipe, TrainingSettings, TrunkCacheSettings
 from fedfit.tasks.classification import Classification
 
@@ -245,7 +246,14 @@ def tiny_trunk(split: SplitModel, cache: Path | None, **settings: Any) -> Trunk:
 TASK = Classification(tuple(f"class {number}" for number in range(CLASSES)))
 
 
-def tiny_experiment(recipe: Recipe, cache: Path | None, samples: int = 48, parts: list[np.ndarray] | None = None) -> Experiment:
+def tiny_experiment(
+    recipe: Recipe,
+    cache: Path | None,
+    samples: int = 48,
+    parts: list[np.ndarray] | None = None,
+    own_tests: Sequence[np.ndarray] = (),
+    few_shot: Sequence[np.ndarray] = (),
+) -> Experiment:
     """A federation over random samples, spread in turn over the devices unless ``parts`` says otherwise."""
     model = build_split_model(recipe.model.name, CLASSES, recipe.adapter, recipe.seed)
     devices = recipe.federation.devices
@@ -253,7 +261,7 @@ def tiny_experiment(recipe: Recipe, cache: Path | None, samples: int = 48, parts
     held = parts if parts is not None else [np.arange(device, samples, devices) for device in range(devices)]
     trunk = open_trunk(model, settings, cache or Path("not used"))
     sets = {"test": random_samples(30, seed=2)}
-    return assemble(Parts(recipe, model, trunk, TASK, random_samples(samples, seed=1), sets, held))
+    return assemble(Parts(recipe, model, trunk, TASK, random_samples(samples, seed=1), sets, held, own_tests, few_shot))
 
 
 def link_of(made: Experiment, own: bool = True) -> Devices:
@@ -270,6 +278,7 @@ def link_of(made: Experiment, own: bool = True) -> Devices:
         parts.train,
         parts.held,
         seed=made.recipe.seed,
+        personal=make_method(made.recipe),
     )
 
 

@@ -6,11 +6,11 @@ This file starts without torch, so that ``fedfit report`` need not load it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fedfit.core.task import Metric
-from fedfit.core.update import ServerState
+from fedfit.core.update import Fact, ServerState
 from fedfit.metric_names import PREFIXES, metrics_of
 from fedfit.plans import Charge, DeviceCost, LinkState
 
@@ -27,17 +27,23 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class DeviceScore:
-    """The metrics of one device's model on its own test part after a round; a line of ``scores.jsonl``."""
+    """The metrics of one device's models on its own test part after a round; a line of ``scores.jsonl``.
+
+    Args:
+        facts: how its models came about, as a method of personalisation says it: weights of a fusion, why there is none.
+    """
 
     round: int
     device: int
     samples: int
     metrics: Mapping[str, Metric]
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The line's keys and values, flat."""
+        """The line's keys and values, flat but for ``facts``, which is left out where there are none."""
         values = {name: metric.value for name, metric in self.metrics.items()}
-        return {"round": self.round, "device": self.device, "samples": self.samples, **values}
+        facts = {"facts": dict(self.facts)} if self.facts else {}
+        return {"round": self.round, "device": self.device, "samples": self.samples, **values, **facts}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> DeviceScore:
@@ -47,8 +53,11 @@ class DeviceScore:
             KeyError, TypeError: for a line that is none.
         """
         _check_object(line)
-        metrics = metrics_of({name: value for name, value in line.items() if name not in ("round", "device", "samples")})
-        return cls(line["round"], line["device"], line["samples"], metrics)
+        own = ("round", "device", "samples", "facts")
+        metrics = metrics_of({name: value for name, value in line.items() if name not in own})
+        facts = line.get("facts", {})
+        _check_object(facts)
+        return cls(line["round"], line["device"], line["samples"], metrics, facts)
 
 
 @dataclass(frozen=True)

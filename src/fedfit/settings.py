@@ -125,7 +125,7 @@ class FederationSettings:
     server_optimizer: str = key(
         "none",
         "the server's step along the round's mean change: FedAvgM, FedAdagrad and so on; `none` takes the mean itself",
-        choices=("none", "sgd", "momentum", "adagrad", "adam", "yogi"),
+        choices=("none", "sgd", "momentum", "nesterov", "adagrad", "adam", "yogi"),
     )
     server_learning_rate: float = key(
         1.0,
@@ -204,13 +204,28 @@ class TransportSettings:
 
 
 @dataclass(frozen=True)
+class PersonalizationSettings:
+    """A model of each device's own, beside the shared one or in part."""
+
+    method: str = key(
+        "none",
+        "how devices come by models of their own, by its name or as `package.module:ENTRY`; keys of its own stand in "
+        "`[personalization.<method>]`",
+    )
+    few_shot_share: float = key(
+        0.05, "share of each device's samples set aside from training and test, for methods that fuse", above=0, maximum=0.5
+    )
+    options: Mapping[str, Any] = options_key("methods")
+
+
+@dataclass(frozen=True)
 class EvaluationSettings:
     """Which models are measured, on which samples, and how often."""
 
     models: str = key(
         "auto",
         "`global`: the global model on the test set; `devices`: each device's model on its own test part; `both`; `auto`: "
-        "devices' models where a rule keeps parts private, else the global one",
+        "devices' models where a rule or a method keeps parts private, both with other methods, else the global one",
         choices=("auto", "global", "devices", "both"),
     )
     every: int = key(1, "rounds between two evaluations; round 0 and the last are always measured", minimum=1)
@@ -252,6 +267,7 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     task: TaskSettings = field(default_factory=TaskSettings)
     transport: TransportSettings = field(default_factory=TransportSettings)
+    personalization: PersonalizationSettings = field(default_factory=PersonalizationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     trunk_cache: TrunkCacheSettings = field(default_factory=TrunkCacheSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)

@@ -30,8 +30,8 @@ from fedfit.core.update import (
 from fedfit.experiment.build import Experiment
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.validate import validate_offline
+from fedfit.rounds.devices import completed
 from fedfit.rounds.loop import initial_result, run_round
-from fedfit.rounds.trainer import completed
 from fedfit.settings import FederationSettings
 from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
 from tests.aggregation.rewiring import connect, randomised

@@ -21,8 +21,8 @@ from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.validate import validate
 from fedfit.records import RoundResult
 from fedfit.rounds import evaluate as evaluation
+from fedfit.rounds.devices import completed
 from fedfit.rounds.evaluate import evaluate
-from fedfit.rounds.trainer import completed
 from fedfit.settings import FederationSettings, Recipe
 from fedfit.tracking.checkpoint import Checkpoints
 from fedfit.tracking.memories import DeviceMemories

@@ -12,7 +12,7 @@ from fedfit.aggregation.merged_delta import DELTA, EXACT, STEP_A, STEP_B, catch_
 from fedfit.codecs.plain import PlainCodec
 from fedfit.core.update import AdapterSize, Factors, Memory, Origin, ServerState, Update
 from fedfit.errors import UpdateRefused
-from fedfit.rounds.trainer import completed
+from fedfit.rounds.devices import completed
 from tests.builders import packed, random_update, rule_of
 
 CODEC = PlainCodec()

@@ -33,7 +33,7 @@ from fedfit.core.update import (
     Update,
     named_tensors,
 )
-from fedfit.rounds.trainer import completed
+from fedfit.rounds.devices import completed
 from fedfit.settings import FederationSettings, Recipe
 from tests.aggregation.facts import FACTS, SHARING, close, each_rule, made, model, product, same_state, whole
 from tests.builders import packed, random_update, same_bits

@@ -19,9 +19,9 @@ from fedfit.core.update import HEAD, LORA_A, LORA_B, PAIRS, Update, named_tensor
 from fedfit.errors import TrainingStopped, UpdateRefused
 from fedfit.experiment.build import Experiment, assemble
 from fedfit.records import RoundResult
+from fedfit.rounds.devices import completed
 from fedfit.rounds.link import Link
 from fedfit.rounds.loop import initial_result, run_round
-from fedfit.rounds.trainer import completed
 from fedfit.tracking.checkpoint import Checkpoints
 from fedfit.tracking.memories import DeviceMemories
 from tests.aggregation.facts import FACTS, close, each_rule, model, product, same_state, whole

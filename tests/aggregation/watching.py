@@ -18,7 +18,7 @@ from fedfit.core.update import Job, Memory, Update, named_tensors
 from fedfit.data.tokenize import Samples
 from fedfit.experiment.build import Experiment, assemble
 from fedfit.rounds.link import Link
-from fedfit.rounds.trainer import Trainer
+from fedfit.rounds.trainer import WHOLE, Part, Trainer
 from fedfit.tracking.checkpoint import Checkpoints
 from fedfit.tracking.memories import DeviceMemories
 from tests.builders import link_of, random_update
@@ -31,9 +31,15 @@ def change_training(made: Experiment, change: Change) -> None:
     """What every device of ``made`` trains goes through ``change`` before the rule sees it; a later call replaces this one."""
 
     def train(
-        job: Job, samples: Samples, indices: np.ndarray, round_number: int, device: int, groups: frozenset[str] | None = None
+        job: Job,
+        samples: Samples,
+        indices: np.ndarray,
+        round_number: int,
+        device: int,
+        groups: frozenset[str] | None = None,
+        part: Part = WHOLE,
     ) -> Update:
-        update = Trainer.train(made.trainer, job, samples, indices, round_number, device, groups)
+        update = Trainer.train(made.trainer, job, samples, indices, round_number, device, groups, part)
         return change(round_number, device, update)
 
     made.trainer.train = train  # type: ignore[method-assign]

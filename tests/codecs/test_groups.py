@@ -13,7 +13,7 @@ from fedfit.core.checks import check_form
 from fedfit.core.messages import Packet
 from fedfit.core.update import HEAD, LORA_A, LORA_B, Update, named_tensors
 from fedfit.errors import UpdateRefused
-from fedfit.rounds.trainer import completed
+from fedfit.rounds.devices import completed
 from tests.builders import packed, random_update, same_bits
 
 CODEC = CODECS["plain"]()

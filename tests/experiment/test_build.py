@@ -6,8 +6,9 @@ import numpy as np
 
 from fedfit.aggregation.rules.krum import KrumKeys
 from fedfit.aggregation.rules.slora import SloraKeys
-from fedfit.experiment.build import build, resolve, set_apart
+from fedfit.experiment.build import build, set_apart
 from fedfit.experiment.load import parse_recipe, to_toml
+from fedfit.experiment.resolve import resolve
 from fedfit.settings import DataSettings, FederationSettings, ModelSettings, PartitionSettings, Recipe
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedfit.errors import Fault
-from fedfit.experiment.build import resolve
 from fedfit.experiment.load import parse_recipe
+from fedfit.experiment.resolve import resolve
 from fedfit.experiment.validate import validate_offline
 
 FILES = ["data.source=csv", "data.train=a.csv", "data.test=b.csv"]

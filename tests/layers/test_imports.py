@@ -19,7 +19,7 @@ LAYERS = {
     "records": 0, "schema": 0, "settings": 0, "units": 0,
     "core": 0,
     "data": 1, "models": 1, "wireless": 1, "codecs": 1, "aggregation": 1, "reports": 1,
-    "adapters": 2, "planning": 2, "rounds": 2, "tasks": 2, "tracking": 2,
+    "adapters": 2, "personalization": 2, "planning": 2, "rounds": 2, "tasks": 2, "tracking": 2,
     "simulation": 3,
     "experiment": 4,
     "sweeps": 5,

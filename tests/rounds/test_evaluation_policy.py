@@ -216,7 +216,8 @@ def test_a_device_without_test_rows_has_no_score(tiny_bert: Path) -> None:
 
 
 def test_mean_worst_and_spread_by_hand() -> None:
-    """Accuracies 0.5, 0.9, 1.0 and losses 0.4, 0.1, 0.1: the worst loss is the highest; the spread is √(Σ(x − x̄)²/n)."""
+    """Accuracies 0.5, 0.9, 1.0 and losses 0.4, 0.1, 0.1: the worst loss is the highest; the spread is √(Σ(x − x̄)²/n).
+    Between three sorted values the tenth percentile from the worst lies a fifth of the way to the second."""
     values = [(0.5, 0.4), (0.9, 0.1), (1.0, 0.1)]
     scores = [
         DeviceScore(1, device, 3, {"personal_accuracy": Metric(accuracy), "personal_loss": Metric(loss, False)})
@@ -226,9 +227,11 @@ def test_mean_worst_and_spread_by_hand() -> None:
     expected = {
         "personal_accuracy_mean": (0.8, True),
         "personal_accuracy_worst": (0.5, True),
+        "personal_accuracy_p10": (0.5 + 0.2 * 0.4, True),
         "personal_accuracy_spread": (((0.3**2 + 0.1**2 + 0.2**2) / 3) ** 0.5, False),
         "personal_loss_mean": (0.2, False),
         "personal_loss_worst": (0.4, False),
+        "personal_loss_p10": (0.4 - 0.2 * 0.3, False),
         "personal_loss_spread": (((0.2**2 + 0.1**2 + 0.1**2) / 3) ** 0.5, False),
     }
     assert found.keys() == expected.keys()

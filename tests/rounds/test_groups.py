@@ -12,7 +12,7 @@ from fedfit.codecs.plain import PlainCodec
 from fedfit.core.messages import Order
 from fedfit.core.update import HEAD, LORA_A, LORA_B, Job, Update, named_tensors
 from fedfit.experiment.build import Experiment
-from fedfit.rounds.trainer import completed
+from fedfit.rounds.devices import completed
 from tests.builders import link_of, lora_of, packed, randomise, same_bits, tiny_experiment, tiny_recipe
 
 ALL = frozenset({LORA_A, LORA_B, HEAD})

@@ -1,12 +1,14 @@
 """Server optimisers: the round's mean change taken as a gradient.
 
-Reddi et al., "Adaptive Federated Optimization", ICLR 2021, arXiv 2003.00295, Algorithm 2; ``momentum`` is FedAvgM: Hsu et al.,
-"Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019, arXiv 1909.06335.
+Reddi et al., "Adaptive Federated Optimization", ICLR 2021, arXiv 2003.00295, Algorithm 2; ``momentum`` is FedAvgM: Hsu et
+al., "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019, arXiv 1909.06335.
+``nesterov`` is the outer step of DiLoCo (Douillard et al., 2023, arXiv 2311.08105) and FDLoRA (arXiv 2406.07925).
 
 With x the global adapter, x' what the inner rule makes of it and of the round's updates, and ``Δ_t = x' - x``, by coordinate:
 
     sgd         x ← x + η Δ_t
     momentum    m_t = β1 m_{t-1} + Δ_t,   x ← x + η m_t
+    nesterov    m_t = β1 m_{t-1} + Δ_t,   x ← x + η (β1 m_t + Δ_t)
     the others  m_t = β1 m_{t-1} + (1 - β1) Δ_t,   x ← x + η m_t / (√v_t + τ),   with
       adagrad   v_t = v_{t-1} + Δ_t²
       adam      v_t = β2 v_{t-1} + (1 - β2) Δ_t²
@@ -35,7 +37,7 @@ from fedfit.settings import FederationSettings
 
 log = logging.getLogger(__name__)
 
-KINDS = ("sgd", "momentum", "adagrad", "adam", "yogi")
+KINDS = ("sgd", "momentum", "nesterov", "adagrad", "adam", "yogi")
 
 
 def with_server_optimizer(rule: Rule, settings: FederationSettings) -> Rule:
@@ -141,24 +143,25 @@ class ServerOptimizer:
         if after is inner:
             return state
         if self.kind == "sgd" and self.learning_rate == 1:  # x + (x' - x) may differ from x' by rounding
-            return after
+            return ServerState(after.adapter, numbers=state.numbers)
         new, moments = named_tensors(after.adapter), dict(state.tensors)
         for name in (name for name in old if name in trained):
             start = old[name].double()
             step = self._direction(name, new[name].double() - start, moments)
             new[name] = (start + self.learning_rate * step).to(new[name].dtype)
-        return ServerState(with_tensors(after.adapter, new), moments)
+        return ServerState(with_tensors(after.adapter, new), moments, state.numbers)
 
     def _direction(self, name: str, change: Tensor, moments: dict[str, Tensor]) -> Tensor:
         """What η multiplies, from Δ_t and the moments of the tensor ``name``, which are brought up to date in ``moments``."""
         if self.kind == "sgd":
             return change
-        fresh = change if self.kind == "momentum" else (1 - self.momentum) * change
+        plain = self.kind in ("momentum", "nesterov")
+        fresh = change if plain else (1 - self.momentum) * change
         old = moments.get(f"m {name}")
         first = fresh if old is None else self.momentum * old + fresh
         moments[f"m {name}"] = first.contiguous()  # as a checkpoint wants it
-        if self.kind == "momentum":
-            return first
+        if plain:
+            return first if self.kind == "momentum" else self.momentum * first + change
         known = moments.get(f"v {name}")
         second = self._second(torch.full_like(change, self.tau**2) if known is None else known, change.square())
         moments[f"v {name}"] = second.contiguous()

@@ -14,7 +14,7 @@ import torch
 
 from fedfit.adapters.build import build_split_model
 from fedfit.aggregation.contract import Rule
-from fedfit.aggregation.table import make_rule, rule_keys
+from fedfit.aggregation.table import make_rule
 from fedfit.codecs.contract import Codec
 from fedfit.codecs.table import make_codec
 from fedfit.core.cache_folder import cache_folder
@@ -31,13 +31,17 @@ from fedfit.models.load import load_tokenizer
 from fedfit.models.speaker import ModelSpeaker
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk, open_trunk
+from fedfit.personalization.contract import Method
+from fedfit.personalization.table import make_method
 from fedfit.randomness import derive_seed
 from fedfit.records import RoundResult
+from fedfit.rounds.devices import Devices
 from fedfit.rounds.evaluate import Policy
 from fedfit.rounds.federation import Federation
 from fedfit.rounds.loop import run
-from fedfit.rounds.trainer import Devices, Trainer
-from fedfit.settings import FILE_SOURCES, Recipe
+from fedfit.rounds.own_models import OwnModels
+from fedfit.rounds.trainer import Trainer
+from fedfit.settings import Recipe
 from fedfit.simulation.clock import FleetClock
 from fedfit.simulation.ranks import device_ranks
 from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
@@ -60,6 +64,7 @@ class Parts:
         train: the samples that devices hold.
         held: each device's rows of ``train``.
         own_tests: the rows that each device sets apart for itself.
+        few_shot: the rows that each device sets apart for a method of personalisation.
         tokenizer: the model's; only a language model's answers need it.
     """
 
@@ -71,6 +76,7 @@ class Parts:
     sets: Mapping[str, Samples]
     held: Sequence[np.ndarray]
     own_tests: Sequence[np.ndarray] = ()
+    few_shot: Sequence[np.ndarray] = ()
     memories: DeviceMemories = dataclasses.field(default_factory=DeviceMemories)
     tokenizer: Any = None
 
@@ -105,26 +111,6 @@ class Experiment:
         return run(self.federation, self.initial, self.recipe.federation.rounds, last, failed)
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """A valid recipe with absolute paths and with the keys of its rule, so that it means the same wherever it is resumed."""
-    data, model, cache = recipe.data, recipe.model, recipe.trunk_cache
-    if data.source in FILE_SOURCES:
-        train, test, validation = (path and _absolute(path) for path in (data.train, data.test, data.validation))
-        data = dataclasses.replace(data, train=train, test=test, validation=validation)
-    if Path(model.name).is_dir():
-        model = dataclasses.replace(model, name=_absolute(model.name))
-    if cache.folder:
-        cache = dataclasses.replace(cache, folder=_absolute(cache.folder))
-    keys = rule_keys(recipe)
-    options = {recipe.federation.rule: keys} if keys is not None else {}
-    federation = dataclasses.replace(recipe.federation, options=options)
-    return dataclasses.replace(recipe, data=data, model=model, trunk_cache=cache, federation=federation)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
-
-
 def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMemories | None = None) -> Experiment:
     """Reads data and model and puts the parts together. Everything drawn is drawn from ``recipe.seed``.
 
@@ -139,6 +125,9 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
     cut = derive_seed(seed, "partition")
     held = partition(corpus.train, recipe.partition, federation.devices, cut, federation.devices_per_round)
     held, own_tests = set_apart(held, recipe.evaluation.device_test_share, seed)
+    method = make_method(recipe)
+    few_share = recipe.personalization.few_shot_share if method is not None and method.few_shot else 0.0
+    held, few_shot = set_apart(held, few_share, seed, "few-shot", at_least=1)
     holders = sum(len(part) > 0 for part in held)
     if holders < federation.devices_per_round:
         remedy = f"only {holders} of {federation.devices} devices hold a sample after the partition; lower it, or skew less"
@@ -147,7 +136,7 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
     folder = Path(recipe.trunk_cache.folder).expanduser() if recipe.trunk_cache.folder else cache_folder() / "trunk"
     trunk = open_trunk(model, recipe.trunk_cache, folder, recipe.training.precision)
     kept = memories or DeviceMemories()
-    experiment = assemble(Parts(recipe, model, trunk, task, train, sets, held, own_tests, kept, tokenizer))
+    experiment = assemble(Parts(recipe, model, trunk, task, train, sets, held, own_tests, few_shot, kept, tokenizer))
     experiment.label_names, experiment.test_texts = corpus.label_names, corpus.test
     labels, counts = group_counts(held, corpus.train, corpus.label_names, recipe.partition.column)
     facts: dict[str, Any] = {
@@ -177,12 +166,20 @@ def encode(task: Task, corpus: Corpus, tokenizer: Any, max_tokens: int) -> tuple
     return dataclasses.replace(corpus, **kept), {name: found.samples for name, found in encoded.items()}
 
 
-def set_apart(held: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Each device's rows for training and for its own test, both sorted; a device with one sample trains on it."""
+def set_apart(
+    held: Sequence[np.ndarray], share: float, seed: int, what: str = "device test", at_least: int = 0
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Each device's rows for training, and those set apart, both sorted; a device with one sample trains on it.
+
+    Args:
+        what: the use of those set apart, in the seed of the draw.
+        at_least: rows to be set apart where ``share`` is above 0, from as many and one.
+    """
     train, tests = [], []
     for device, rows in enumerate(held):
-        count = min(round(share * len(rows)), len(rows) - 1) if len(rows) else 0
-        order = np.random.default_rng(derive_seed(seed, "device test", device)).permutation(rows) if count else rows
+        wanted = max(round(share * len(rows)), at_least if share else 0)
+        count = min(wanted, len(rows) - 1) if len(rows) else 0
+        order = np.random.default_rng(derive_seed(seed, what, device)).permutation(rows) if count else rows
         tests.append(np.sort(order[:count]))
         train.append(np.sort(order[count:]))
     return train, tests
@@ -192,20 +189,24 @@ def assemble(parts: Parts) -> Experiment:
     """The federation of ``parts``."""
     recipe, model = parts.recipe, parts.model
     settings, training = recipe.federation, recipe.training
-    rule = make_rule(recipe, sum(len(part) > 0 for part in parts.held))
+    rule, method = make_rule(recipe, sum(len(part) > 0 for part in parts.held)), make_method(recipe)
+    if method is not None:
+        rule = method.rule(rule)
     uplink, downlink = make_codec(recipe.transport.uplink), make_codec(recipe.transport.downlink)
     initial = model.adapter.snapshot()
-    model.adapter.reserve(rule.server.max_rank(initial))
+    model.adapter.reserve(rule.server.max_rank(initial) * (method.rank_factor if method is not None else 1))
     trainer = Trainer(model, parts.trunk, parts.task, training, recipe.seed, settings.rounds)
-    devices = Devices(rule, trainer, uplink, downlink, parts.memories, initial, parts.train, parts.held, seed=recipe.seed)
-    clock = build_clock(parts, rule, uplink, downlink, initial) if recipe.plan.policy != "none" else None
+    kept, rows = parts.memories, parts.held
+    devices = Devices(rule, trainer, uplink, downlink, kept, initial, parts.train, rows, seed=recipe.seed, personal=method)
+    passes = method.passes if method is not None else 1.0
+    clock = build_clock(parts, rule, uplink, downlink, initial, passes) if recipe.plan.policy != "none" else None
     federation = Federation(
         rule=rule,
         groups=initial.present,
         uplink=uplink,
         downlink=downlink,
         link=devices,
-        evaluator=_policy(parts, rule),
+        evaluator=_policy(parts, rule, trainer, method),
         samples=[len(part) for part in parts.held],
         devices_per_round=settings.devices_per_round,
         seed=recipe.seed,
@@ -219,9 +220,13 @@ def assemble(parts: Parts) -> Experiment:
     return Experiment(parts, rule, trainer, devices, federation, initial, clock)
 
 
-def _policy(parts: Parts, rule: Rule) -> Policy:
+def _policy(parts: Parts, rule: Rule, trainer: Trainer, method: Method | None) -> Policy:
     evaluation = parts.recipe.evaluation
-    models = evaluation.models if evaluation.models != "auto" else "devices" if rule.traits.personal else "global"
+    models = evaluation.models
+    if models == "auto":
+        models = "devices" if rule.traits.personal else "global" if method is None else "both"
+    few_shot = parts.few_shot or [np.zeros(0, dtype=np.int64)] * len(parts.held)
+    own = None if method is None else OwnModels(method, trainer, parts.train, parts.held, few_shot)
     return Policy(
         rule=rule,
         model=parts.model,
@@ -237,6 +242,7 @@ def _policy(parts: Parts, rule: Rule) -> Policy:
         rounds=parts.recipe.federation.rounds,
         precision=parts.recipe.training.precision,
         speaker=ModelSpeaker(parts.model, parts.tokenizer),
+        own=own,
     )
 
 
@@ -245,8 +251,14 @@ def is_uniform(recipe: Recipe, rule: Rule) -> bool:
     return rule.traits.uniform if recipe.federation.weighting == "rule" else recipe.federation.weighting == "uniform"
 
 
-def build_clock(parts: Parts, rule: Rule, uplink: Codec, downlink: Codec, initial: Update) -> FleetClock:
-    """The fleet of the recipe over the devices of the partition; values far from the usual are reported in the log."""
+def build_clock(
+    parts: Parts, rule: Rule, uplink: Codec, downlink: Codec, initial: Update, trainings: float = 1.0
+) -> FleetClock:
+    """The fleet of the recipe over the devices of the partition; values far from the usual are reported in the log.
+
+    Args:
+        trainings: of a device in a round, each as long as the recipe's.
+    """
     recipe = parts.recipe
     fleet = build_fleet(recipe.fleet, recipe.device, recipe.channel, recipe.server, recipe.federation.devices, recipe.seed)
     fleet = fleet.with_samples([len(part) for part in parts.held])
@@ -258,6 +270,7 @@ def build_clock(parts: Parts, rule: Rule, uplink: Codec, downlink: Codec, initia
         reads=by_device(parts.task.reads(parts.train), parts.held) if parts.task.outputs is None else None,
         uplink=uplink_traffic(rule, uplink, initial, recipe.federation.rounds),
         downlink=downlink_traffic(rule, downlink, initial, recipe.federation.rounds),
+        trainings=trainings,
     )
     bits = work.sent if recipe.plan.count == "sent" else work.formula
     rank_1 = bits.uplink_bits_fixed + bits.uplink_bits_per_rank, bits.downlink_bits_fixed + bits.downlink_bits_per_rank

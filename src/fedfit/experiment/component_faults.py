@@ -1,4 +1,4 @@
-"""Components that a recipe names and that do not exist: rule, adapter, task, codecs, and the task's metrics."""
+"""Components that a recipe names and that do not exist: rule, adapter, task, method, codecs, and the task's metrics."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ def component_faults(recipe: Recipe) -> Iterator[Fault]:
     from fedfit.adapters.table import ADAPTERS, adapter_kind
     from fedfit.aggregation.table import RULES, rule_entry
     from fedfit.codecs.table import CODECS, make_codec
+    from fedfit.personalization.table import METHODS, NONE, method_entry
     from fedfit.tasks.table import TASKS, task_entry
 
     yield from _name_fault("federation.rule", recipe.federation.rule, RULES, "fedfit.rules", rule_entry)
     yield from _name_fault("adapter.kind", recipe.adapter.kind, ADAPTERS, "fedfit.adapters", adapter_kind)
     yield from _name_fault("task.kind", recipe.task.kind, TASKS, "fedfit.tasks", task_entry)
+    if recipe.personalization.method != NONE:
+        method = recipe.personalization.method
+        yield from _name_fault("personalization.method", method, METHODS, "fedfit.methods", method_entry)
     yield from _metric_faults(recipe)
     for direction in ("uplink", "downlink"):
         key, chosen = f"transport.{direction}", getattr(recipe.transport, direction)

@@ -15,6 +15,7 @@ _OPTIMIZER_READS = {
     "none": (),
     "sgd": ("server_learning_rate",),
     "momentum": ("server_learning_rate", "server_momentum"),
+    "nesterov": ("server_learning_rate", "server_momentum"),
     "adagrad": _ADAPTIVE,
     "adam": (*_ADAPTIVE, "server_beta2"),
     "yogi": (*_ADAPTIVE, "server_beta2"),
@@ -100,8 +101,9 @@ def _other_options(recipe: Recipe) -> Iterator[Fault]:
     for name, keys in federation.options.items():
         if name != federation.rule:
             remedy = f"federation.rule = {federation.rule!r} does not read it; remove it, or choose rule {name}"
-            yield Fault(f"federation.{name}", _given(keys), remedy)
+            yield Fault(f"federation.{name}", given_keys(keys), remedy)
 
 
-def _given(keys: Any) -> dict[str, Any]:
+def given_keys(keys: Any) -> dict[str, Any]:
+    """The keys of a component that are not at their defaults."""
     return {item.name: getattr(keys, item.name) for item in fields(keys) if getattr(keys, item.name) != item.default}

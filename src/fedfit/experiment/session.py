@@ -11,13 +11,14 @@ from typing import Any
 from fedfit.aggregation.merged_delta import folded
 from fedfit.core.stopping import patience_ended, target_reached
 from fedfit.core.update import Job
-from fedfit.experiment.build import Experiment, build, resolve
+from fedfit.experiment.build import Experiment, build
 from fedfit.experiment.details import evaluation_of, task_facts
 from fedfit.experiment.environment import environment
 from fedfit.experiment.fingerprint import changed_contents, changed_keys, fingerprint
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.model_card import model_card
 from fedfit.experiment.own_faults import before_the_first_round, own_faults
+from fedfit.experiment.resolve import resolve
 from fedfit.experiment.validate import validate
 from fedfit.metric_names import higher_is_better
 from fedfit.models.load import public_name

@@ -9,6 +9,7 @@ from fedfit.errors import Fault, ModelError, RecipeError, choose
 from fedfit.experiment.component_faults import component_faults
 from fedfit.experiment.fleet_faults import plan_faults
 from fedfit.experiment.limits import limit_faults
+from fedfit.experiment.personal_faults import personal_faults
 from fedfit.experiment.rank_faults import rank_faults
 from fedfit.experiment.rule_faults import rule_faults
 from fedfit.experiment.task_faults import task_faults
@@ -40,6 +41,7 @@ def validate_offline(recipe: Recipe) -> list[Fault]:
         *plan_faults(recipe),
         *rule_faults(recipe),
         *task_faults(recipe),
+        *personal_faults(recipe),
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedfit.aggregation.contract import Rule
+from fedfit.core.personal import Models
 from fedfit.core.task import Metric, Score, Speaker, Task
 from fedfit.core.update import Job, ServerState, Update
 from fedfit.data.batches import length_sorted_batches
@@ -19,7 +20,8 @@ from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 from fedfit.records import DeviceScore
-from fedfit.rounds.memories import Memories
+from fedfit.rounds.memories import Memories, parted
+from fedfit.rounds.own_models import OwnModels
 
 _BATCH_SIZE = 128
 _LANGUAGE_BATCH_SIZE = 16
@@ -72,6 +74,7 @@ class Policy:
         models: ``global``, ``devices`` or ``both``.
         every: rounds between two evaluations; round 0 and the last are always measured.
         speaker: the resident model as one that answers.
+        own: the models that devices have by a method of personalisation.
     """
 
     rule: Rule
@@ -88,6 +91,7 @@ class Policy:
     rounds: int
     precision: str
     speaker: Speaker
+    own: OwnModels | None = None
 
     def __post_init__(self) -> None:
         self._own: dict[tuple[str, int | None, int | None], Score] = {}
@@ -134,26 +138,39 @@ class Policy:
         return self._own[key]
 
     def _devices(self, job: Job, after_round: int) -> list[DeviceScore]:
-        """Each device's own model on its own test part; the global one where devices have none of their own."""
-        personal, scores = self.rule.traits.personal, []
+        """Each device's own models on its own test part; the global one where devices have none of their own."""
+        scores = []
         for device, rows in enumerate(self.tests):
             if len(rows):
-                own = job
-                if personal:
-                    own = self.rule.device.receive(job.update, self.memories.read(device, after_round + 1))
-                metrics = _prefixed("personal" if personal else "shared", self._on(own, self.train, rows))
-                scores.append(DeviceScore(after_round, device, len(rows), metrics))
+                models = self.models_of(device, job, after_round)
+                metrics: dict[str, Metric] = {}
+                for name, own in models.jobs.items():
+                    metrics |= _prefixed(name, self._on(own, self.train, rows))
+                scores.append(DeviceScore(after_round, device, len(rows), metrics, models.facts))
         return scores
+
+    def models_of(self, device: int, job: Job, after_round: int) -> Models:
+        """The models of ``device`` by name, from the global ``job``."""
+        if self.own is None and not self.rule.traits.personal:
+            return Models({"shared": job})
+        memory, own = parted(self.memories.read(device, after_round + 1))
+        shared = self.rule.device.receive(job.update, memory) if self.rule.traits.personal else job
+        if self.own is None:
+            return Models({"personal": shared})
+        return self.own.of(device, shared, own, after_round)
 
 
 def summary(scores: Sequence[DeviceScore]) -> Score:
-    """Mean, worst and spread (standard deviation) over the devices of each metric: ``personal_accuracy_mean``."""
+    """Mean, worst, tenth percentile from the worst, and spread (standard deviation) over the devices of each metric:
+    ``personal_accuracy_mean``, ``…_worst``, ``…_p10``, ``…_spread``.
+    """
     found: dict[str, Metric] = {}
     for name, first in (scores[0].metrics if scores else {}).items():
         values = [score.metrics[name].value for score in scores]
         higher = first.higher_is_better
         found[f"{name}_mean"] = Metric(fmean(values), higher)
         found[f"{name}_worst"] = Metric(min(values) if higher else max(values), higher)
+        found[f"{name}_p10"] = Metric(float(np.percentile(values, 10 if higher else 90)), higher)
         found[f"{name}_spread"] = Metric(float(np.std(values)), higher_is_better=False)
     return found
 

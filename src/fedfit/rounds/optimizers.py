@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from fedfit.core.update import Update, named_tensors
 from fedfit.settings import TrainingSettings
 
 
@@ -39,6 +40,14 @@ def rate_factor(progress: float, settings: TrainingSettings) -> float:
     if settings.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * rest))
     return 1.0
+
+
+def pulled_to(
+    anchor: Update, named: Mapping[str, torch.nn.Parameter], trained: Sequence[torch.nn.Parameter]
+) -> list[torch.Tensor]:
+    """The tensors of ``anchor`` in the order of ``trained``, whose names are in ``named``."""
+    tensors, names = named_tensors(anchor), {id(parameter): name for name, parameter in named.items()}
+    return [tensors[names[id(parameter)]].to(parameter.device) for parameter in trained]
 
 
 @torch.no_grad()

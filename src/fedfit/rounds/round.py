@@ -15,8 +15,8 @@ from fedfit.errors import UpdateRefused
 from fedfit.plans import Plan
 from fedfit.randomness import derive_seed
 from fedfit.records import DeviceRecord
+from fedfit.rounds.devices import completed
 from fedfit.rounds.federation import Federation
-from fedfit.rounds.trainer import completed
 
 
 def choose_devices(eligible: Sequence[int], count: int, seed: int, round_number: int) -> list[int]:

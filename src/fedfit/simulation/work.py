@@ -25,6 +25,8 @@ class WorkModel:
         fleet: holds the samples that the partition gave each device.
         lengths: tokens of every sample, device by device.
         reads: positions that the task reads of every sample, device by device; ``None`` for one each.
+        trainings: how often a device trains in a round, each time as the recipe has it: more than once where it trains an
+            adapter of its own besides.
         uplink: the size of the packets that the rule has devices send.
         downlink: the size of those that they are sent.
     """
@@ -36,6 +38,7 @@ class WorkModel:
     uplink: Traffic
     downlink: Traffic
     reads: Sequence[np.ndarray] | None = None
+    trainings: float = 1.0
 
     @cached_property
     def formula(self) -> Work:
@@ -86,8 +89,8 @@ class WorkModel:
         """How often a round trains each sample of a device: the local epochs, or what the local steps come to."""
         training = self.recipe.training
         if training.local_steps is None:
-            return np.full(len(self.fleet), float(training.local_epochs))
-        passes: np.ndarray = training.local_steps * training.batch_size / np.maximum(self.fleet.samples, 1)
+            return np.full(len(self.fleet), self.trainings * training.local_epochs)
+        passes: np.ndarray = self.trainings * training.local_steps * training.batch_size / np.maximum(self.fleet.samples, 1)
         return passes
 
     @property

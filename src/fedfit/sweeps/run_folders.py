@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.errors import RunFolderError
-from fedfit.experiment.build import resolve
 from fedfit.experiment.load import to_toml
+from fedfit.experiment.resolve import resolve
 from fedfit.experiment.tables import flat
 from fedfit.reports.read import read_run
 from fedfit.reports.tables import status

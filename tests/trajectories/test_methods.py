@@ -1,0 +1,65 @@
+"""Every method of personalisation from a recipe to a run folder: a run that was stopped or killed ends the same."""
+
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fedfit.experiment.load import parse_recipe
+from fedfit.experiment.session import Session
+from fedfit.personalization.table import METHODS
+from tests.trajectories.process import AtStep, fedfit
+from tests.trajectories.world import World, lines, outcome, resume
+
+OVERRIDES = [
+    "adapter.dropout=0.1",
+    "plan=",
+    "fleet=",
+    "channel=",
+    "federation.rounds=4",
+    "evaluation.device_test_share=0.2",
+    "personalization.fdlora.synchronise_every=2",
+    "personalization.fdlora.evaluations=6",
+]
+
+
+def overrides(method: str) -> list[str]:
+    own = OVERRIDES if method == "fdlora" else [words for words in OVERRIDES if "fdlora" not in words]
+    return [*own, f"personalization.method={method}"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_stopped_ends_the_same(method: str, world: World, tmp_path: Path) -> None:
+    whole = stopped(world, tmp_path / "whole", method, 4)
+    scores = lines(whole / "scores.jsonl")
+    assert {score["round"] for score in scores} == set(range(5))
+    assert any("personal_accuracy" in score for score in scores)
+    for rounds in (1, 3):
+        run = stopped(world, tmp_path / f"stopped-{rounds}", method, rounds)
+        assert outcome(resume(run)) == outcome(whole)
+        assert lines(run / "scores.jsonl") == scores
+
+
+def stopped(world: World, out: Path, method: str, rounds: int) -> Path:
+    """A run whose caller stops asking after ``rounds`` rounds."""
+    session = Session.start(parse_recipe(world.recipe.read_text(), [*world.overrides, *overrides(method)]), out)
+    try:
+        with closing(session.results()) as results:  # type: ignore[type-var]
+            for result in results:
+                if result.record.round == rounds:
+                    break
+    finally:
+        session.folder.close()
+    return out
+
+
+@pytest.mark.parametrize("step", [3, 11, 13])
+def test_a_run_that_was_killed_ends_the_same(step: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FDLoRA in its first stage, in the second, and with one device's copy made that the round then loses."""
+    monkeypatch.setenv("FEDFIT_CACHE", str(tmp_path / "cache"))
+    whole, run = world.run(tmp_path / "whole", *overrides("fdlora")), tmp_path / "run"
+    ended = fedfit(world.command(run, *overrides("fdlora")), tmp_path / "first", tmp_path / "cache", AtStep(step))
+    assert ended.status == -signal.SIGKILL, ended.stderr
+    assert outcome(resume(run)) == outcome(whole)
+    assert lines(run / "scores.jsonl") == lines(whole / "scores.jsonl")
