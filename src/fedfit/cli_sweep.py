@@ -20,7 +20,9 @@ def sweep(
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; by default runs/sweep-<name of the recipe>.")] = None,
-    metric: Annotated[str, typer.Option(help="Metric of table and figure: accuracy, macro_f1, loss, …")] = "accuracy",
+    metric: Annotated[
+        str | None, typer.Option(help="Metric of table and figure: macro_f1, loss, …; by default the task's first.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run anew what is there with another recipe.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -33,11 +35,13 @@ def sweep(
         with waiting("reading data and model …", quiet):
             prepare_libraries()
             from fedfit.experiment.load import read_recipe
+            from fedfit.sweeps.first_metric import first_metric
             from fedfit.sweeps.grid_study import grid_study
 
-            study = grid_study(read_recipe(recipe), parsed, metric, recipe)
+            text = read_recipe(recipe)
+            study = grid_study(text, parsed, metric or first_metric(text, parsed, recipe), recipe)
         written = run_study(study, out or study.default_out, force=force, quiet=quiet)
     if as_json:
-        print_json({"recipe": recipe, "metric": metric, "written": [str(path) for path in written]})
+        print_json({"recipe": recipe, "metric": study.metric.name, "written": [str(path) for path in written]})
         return
     show_study(study, written)

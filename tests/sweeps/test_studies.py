@@ -20,7 +20,7 @@ from tests.trajectories.world import RECIPE
 def studies() -> dict[str, Study]:
     named = {name: find_study(name, "smoke") for name in (*FIGURES, *COMPARISONS)}
     recipe = RECIPE.replace('source = "csv"', 'source = "pydocs"')
-    return named | {"sweep": grid_study(recipe, parse_grid(["adapter.rank=1,2", "seed=0..1"]))}
+    return named | {"sweep": grid_study(recipe, parse_grid(["adapter.rank=1,2", "seed=0..1"]), "accuracy")}
 
 
 @pytest.mark.parametrize("name", [*FIGURES, *COMPARISONS, "sweep"])

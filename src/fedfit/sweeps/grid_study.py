@@ -40,7 +40,7 @@ _LOG_FROM = 8
 _LONGEST_SLUG = 120
 
 
-def grid_study(recipe_text: str, grid: Grid, metric: str = "accuracy", origin: str = "the text") -> Study:
+def grid_study(recipe_text: str, grid: Grid, metric: str, origin: str = "the text") -> Study:
     """The study of ``grid`` over the recipe in ``recipe_text``; runs nothing.
 
     Args:
