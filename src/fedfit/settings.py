@@ -184,7 +184,9 @@ class TaskSettings:
         "how a prompt is put to a language model: `chat` (the tokenizer's own), `alpaca`, or a text with {prompt} and "
         "{response}",
     )
-    max_new_tokens: int = key(64, "longest generated answer, in tokens", minimum=1)
+    max_new_tokens: int = key(
+        64, "longest generated answer, in tokens: at an evaluation, and of `fedfit chat` and `predict` with the run", minimum=1
+    )
     generate_samples: int = key(0, "test rows that are answered at each evaluation, for ROUGE-L and the report", minimum=0)
     loss: str = key("dpo", "of preferences", choices=("dpo", "ipo", "kto"))
     beta: float = key(0.1, "β of the preference loss: how strongly the model is held to its reference", above=0)

@@ -78,6 +78,16 @@ def test_plain_texts_are_continued(asking: Asking, language_runs: Runs) -> None:
     assert [row["prediction"] for row in found] == expected
 
 
+@pytest.mark.parametrize("task", ["preference", "language_modelling"])
+def test_the_recipe_has_the_length_of_answers(task: str, asking: Asking, tmp_path: Path) -> None:
+    run = asking.run(task, tmp_path / "run", "task.max_new_tokens=3", rounds=0)
+    short, long = predicted(run, asking), predicted(run, asking, "--max-new-tokens", "6")
+    assert short == predicted(run, asking, "--max-new-tokens", "3")
+    assert short != long
+    (turn,) = CliRunner().invoke(app, ["chat", str(run)], input="what is a\n").stdout.strip().split("\n\n")
+    assert turn.splitlines() == chat(run, "what is a\n", "--max-new-tokens", "3")[0]
+
+
 def test_columns_by_name_and_standard_input(asking: Asking, language_runs: Runs) -> None:
     tuned = asking.tuned(language_runs["free"])
     line = "question\nwhat is b\n\n"

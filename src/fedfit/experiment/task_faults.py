@@ -11,11 +11,12 @@ from fedfit.settings import CLASSIFIED_SOURCES, INSTRUCTION_SOURCES, PREFERENCE_
 _ROLES = ("prompt", "response", "answer", "choices", "chosen", "rejected", "label", "pair")
 _READS = {
     "instruction": ("template", "max_new_tokens", "generate_samples"),
-    "preference": ("template", "loss", "beta", "reference"),
-    "language_modelling": (),
+    "preference": ("template", "max_new_tokens", "loss", "beta", "reference"),
+    "language_modelling": ("max_new_tokens",),
     "classification": ("metrics",),
 }
-"""The keys of ``[task]`` by the kinds that read them; a task of one's own may read all."""
+"""The keys of ``[task]`` by the kinds that read them, in training or when a run answers (``fedfit chat``, ``fedfit predict``);
+a task of one's own may read all."""
 
 _HOLDS: tuple[tuple[Sequence[str], str, Sequence[str]], ...] = (
     (CLASSIFIED_SOURCES, "texts with classes", ("classification", "language_modelling")),
