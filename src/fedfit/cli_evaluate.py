@@ -83,7 +83,7 @@ def _by_harness(folder: Path, options: HarnessOptions, as_json: bool, quiet: boo
         prepare_libraries()
         from fedfit.experiment.harness import evaluate_by_harness
     with waiting("asking the model …", quiet):
-        found = evaluate_by_harness(folder, options)
+        found = evaluate_by_harness(folder, options, quiet=quiet)
     file = _write(folder / HARNESS_FILE, {**found})
     if as_json:
         print_json({**found, "written": str(file)})

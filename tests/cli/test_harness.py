@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import auto, tqdm, trange
 
+from fedfit.experiment.harness import muffled
 from tests.builders import chat_tokenizer
 from tests.cli.command import fedfit, refused
 from tests.trajectories.asking import Asking
@@ -33,6 +35,21 @@ metric_list:
     aggregation: brier_score
     higher_is_better: false
 """
+WRITTEN = """
+task: said
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {folder}/test.jsonl
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{ask}}}}"
+doc_to_target: "{{{{say}}}}"
+generation_kwargs: {{until: ["[SEP]"], max_gen_toks: 3}}
+metric_list:
+  - metric: bleu
+"""
+"""Of a metric that the harness draws samples of, which it says on standard output."""
 CHOICES = ["red", "blue", "yellow"]
 
 needs_harness = pytest.mark.skipif(
@@ -42,12 +59,13 @@ needs_harness = pytest.mark.skipif(
 
 @pytest.fixture
 def tasks(asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one task file; the library's own cache of data sets lies beside it."""
+    """A folder with two task files; the library's own cache of data sets lies beside it."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "colours.yaml").write_text(TASK.format(folder=asking.folder))
+    (tmp_path / "tasks" / "said.yaml").write_text(WRITTEN.format(folder=asking.folder))
     return tmp_path / "tasks"
 
 
@@ -90,6 +108,32 @@ def test_the_table_and_a_limit(language_runs: Runs, tasks: Path) -> None:
     (row,) = [line for line in answer.stdout.splitlines() if " acc " in line]
     assert row.split()[:3] == ["colours", "acc", "none"]
     assert f"results: {language_runs['free'] / 'harness.json'}" in answer.stderr
+
+
+@needs_harness
+@pytest.mark.parametrize("quiet", [True, False])
+def test_results_alone_are_on_standard_output_and_bars_go_when_asked(language_runs: Runs, tasks: Path, quiet: bool) -> None:
+    options: list[str | Path] = ["--harness", "colours,said", "--include-path", tasks, *(["--quiet"] if quiet else [])]
+    answer = fedfit("evaluate", language_runs["free"], *options, "--json")
+    assert set(answer.json["tuned"]) == {"colours", "said"}
+    bars = {"100%|", "Running loglikelihood requests", "Running generate_until requests", "bootstrapping for stddev: bleu"}
+    assert {words for words in bars if words in answer.stderr} == (set() if quiet else bars)
+
+
+def test_no_bar_is_drawn_even_where_its_caller_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def bars() -> list[int]:
+        print("an aside")
+        return [*tqdm(range(3), disable=False), *auto.tqdm(range(2)), *trange(1)]
+
+    with muffled(quiet=True):
+        assert bars() == [0, 1, 2, 0, 1, 0]
+    assert capsys.readouterr() == ("", "")
+    with muffled(quiet=False):
+        bars()
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert "an aside" in found.err
+    assert "3/3" in found.err, "bars are drawn again"
 
 
 @needs_harness

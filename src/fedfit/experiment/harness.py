@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,11 @@ def check_harness(run: Path, options: HarnessOptions) -> None:
         raise DataError(f"--include-path {options.include}: there is no such folder; give the one with the task's YAML file")
 
 
-def evaluate_by_harness(run: Path, options: HarnessOptions) -> dict[str, Results]:
+def evaluate_by_harness(run: Path, options: HarnessOptions, *, quiet: bool = False) -> dict[str, Results]:
     """``{"tuned": results}``, with ``"base"`` before it where ``options`` ask for it.
+
+    Args:
+        quiet: the harness shows no progress bars.
 
     Raises:
         FedfitError: as ``check_harness`` does, for unknown tasks, and for data of a task that cannot be had.
@@ -68,9 +73,33 @@ def evaluate_by_harness(run: Path, options: HarnessOptions) -> dict[str, Results
     model = HFLM(pretrained=found.model, tokenizer=found.tokenizer, batch_size=options.batch_size, device=str(found.device))
     results = {}
     for name in ("base", "tuned") if options.base else ("tuned",):
-        with found.model.disable_adapter() if name == "base" else nullcontext():
+        with found.model.disable_adapter() if name == "base" else nullcontext(), muffled(quiet=quiet):
             results[name] = _results(model, manager, options)
     return results
+
+
+@contextmanager
+def muffled(*, quiet: bool) -> Iterator[None]:
+    """Keeps standard output for results: what the harness prints there goes to standard error, as its bars do. When ``quiet``,
+    nothing of it is shown, and no bar of tqdm is drawn, whatever its caller asks for: the harness passes ``disable=False``.
+    """
+    if not quiet:
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    from tqdm import tqdm
+
+    drawn = tqdm.__init__
+
+    def hidden(self: Any, *args: Any, **options: Any) -> None:
+        drawn(self, *args, **options | {"disable": True})
+
+    tqdm.__init__ = hidden
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tqdm.__init__ = drawn
 
 
 def _results(model: Any, manager: Any, options: HarnessOptions) -> Results:
