@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from fedfit.errors import Fault
 from fedfit.models.shape import Matrix, ModelShape
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ def _call_with_mask(layer: Any, hidden: Tensor, inputs: LayerInputs) -> Tensor:
 
 def _states_as_they_are(model: Any, states: Tensor) -> Tensor:
     return states
+
+
+def _nothing(config: Any) -> Fault | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Family:
     """The targets that make query, key and value of a layer; one where they are one matrix."""
     decoder: Decoder | None = None
     """Of a causal model, whose tokens see those before them alone; ``None``: an encoder."""
+    unlike: Callable[[Any], Fault | None] = _nothing
+    """Configuration → the key by which transformers computes something else than is computed here; ``None``: no key does."""
 
     def shape_of(self, config: Any, labels: int | None) -> ModelShape:
         """The sizes of a classifier, or, with ``None``, of a language model."""

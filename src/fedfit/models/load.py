@@ -63,7 +63,8 @@ def load_config(name: str, labels: int | None = 2) -> Any:
     """The model's configuration, for a family that can be split; with ``labels=None`` one that has a language-model head.
 
     Raises:
-        ModelError: when it cannot be had, or is of an unsupported family.
+        ModelError: when it cannot be had, is of an unsupported family, or has a key by which its family is computed otherwise
+            than here.
     """
     config = _from_pretrained(AutoConfig, name, **({} if labels is None else {"num_labels": labels}))
     family = family_of(config.model_type)
@@ -72,6 +73,8 @@ def load_config(name: str, labels: int | None = 2) -> Any:
             f"the model {name!r} is of the family {family.name!r}, an encoder, which generates no text; give a model of one of "
             f"{', '.join(GENERATING)}, or set task.kind to classification"
         )
+    if fault := family.unlike(config):
+        raise ModelError(f"the model {name!r} cannot be split: in its config.json {fault}")
     return config
 
 

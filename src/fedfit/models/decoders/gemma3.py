@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from fedfit.models.decoders.rotary import by_type, rotary_family
+from fedfit.errors import Fault
+from fedfit.models.decoders.rotary import by_type, rotary_family, unsteady_angles
 from fedfit.models.family import Decoder
 
 if TYPE_CHECKING:
@@ -25,8 +26,17 @@ def _after_attention(layer: Any, context: Tensor, residual: Tensor) -> Tensor:
     return cast("Tensor", attended + layer.post_feedforward_layernorm(mixed))
 
 
+def _unlike(config: Any) -> Fault | None:
+    both = getattr(config, "use_bidirectional_attention", False)
+    if not both:
+        return unsteady_angles(config)
+    remedy = "its tokens see those behind them, and a decoder's here see those before them alone; give a model without it"
+    return Fault("use_bidirectional_attention", both, remedy)
+
+
 GEMMA3_TEXT = rotary_family(
     "gemma3_text",
     after_attention=_after_attention,
     decoder=Decoder(kinds=by_type, norm="input_layernorm", rotary=_rotary),
+    unlike=_unlike,
 )

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from fedfit.errors import Fault
 from fedfit.models.family import Decoder, Family, LayerKind
 from fedfit.models.shape import Matrix, ModelShape, decoder_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+STEADY = ("default", "linear", "yarn", "llama3", "proportional")
+"""Values of ``rope_type`` whose angles depend on a token's position alone. With ``dynamic`` and ``longrope`` transformers takes
+them from the longest text of a batch as well, so that no state below the cut could be kept for a text."""
 
 
 def rotary_shape(config: Any, labels: int) -> ModelShape:
@@ -81,6 +86,26 @@ def _after_attention(layer: Any, context: Tensor, residual: Tensor) -> Tensor:
     return cast("Tensor", attended + layer.mlp(layer.post_attention_layernorm(attended)))
 
 
+def unsteady_angles(config: Any) -> Fault | None:
+    """The key of a rotary kind whose angles a text's neighbours change, or of one that is not known here."""
+    given = getattr(config, "rope_parameters", None) or {}
+    for place, found in [("rope_parameters", given), *((f"rope_parameters.{name}", each) for name, each in given.items())]:
+        kind = found.get("rope_type", "default") if isinstance(found, dict) else "default"
+        if kind in STEADY:
+            continue
+        known = f"give a model with one of {', '.join(STEADY)}"
+        remedy = f"its angles are not computed here; {known}"
+        if kind == "longrope":
+            remedy = f"its angles depend on the longest text of a batch, and so would a text's states; {known}"
+        if kind == "dynamic":
+            remedy = (
+                f"its angles depend on the longest text of a batch; up to {config.max_position_embeddings} tokens, the most "
+                'that are read, they are those of "default": set that in the config.json of a local copy'
+            )
+        return Fault(f"{place}.rope_type", kind, remedy)
+    return None
+
+
 def rotary_family(name: str, kinds: Any = alike, **other: Any) -> Family:
     """A family of this file; ``other`` are fields in which it differs."""
     entry: dict[str, Any] = {
@@ -107,6 +132,7 @@ def rotary_family(name: str, kinds: Any = alike, **other: Any) -> Family:
         "head": score,
         "reads": "last",
         "decoder": Decoder(kinds=kinds, norm="input_layernorm", rotary=_rotary),
+        "unlike": unsteady_angles,
     }
     return Family(**entry | other)
 

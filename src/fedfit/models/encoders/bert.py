@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from fedfit.errors import Fault
 from fedfit.models.family import Family
 from fedfit.models.shape import Matrix, ModelShape, encoder_shape, square
 
@@ -32,6 +33,14 @@ def _head(model: Any, pooled: Tensor) -> Tensor:
     return cast("Tensor", model.classifier(model.dropout(pooled)))
 
 
+def _unlike(config: Any) -> Fault | None:
+    if not getattr(config, "is_decoder", False):
+        return None
+    return Fault(
+        "is_decoder", True, "its tokens see those before them alone, and an encoder's see all; give a model without it"
+    )
+
+
 BERT = Family(
     name="bert",
     encoder="bert",
@@ -52,4 +61,5 @@ BERT = Family(
     pooler="pooler",
     pool=_pool,
     head=_head,
+    unlike=_unlike,
 )
