@@ -1,5 +1,6 @@
 """Cross-entropy in chunks, held to torch's over all logits at once."""
 
+import math
 from typing import Any
 
 import pytest
@@ -129,3 +130,52 @@ def test_it_keeps_the_precision_in_which_it_was_made(head: VocabularyHead) -> No
     assert other.grad is not None
     assert x.grad.dtype == torch.float32
     assert float((x.grad - other.grad).norm()) < 0.02 * float(other.grad.norm())
+
+
+HALF = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Half types, and the relative error of one rounding."""
+
+
+def half_gradient(x: Tensor, wanted: Tensor, head: VocabularyHead, kind: torch.dtype) -> Tensor:
+    """Of the summed log-probabilities in mixed precision, as a loss scaler gets it: scaled before, divided after."""
+    with torch.autocast("cpu", dtype=kind):
+        found = Readout(x, head).log_probs(wanted)
+    (found.sum() * 2.0**8).backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    return x.grad.double() / 2.0**8
+
+
+@pytest.mark.parametrize("kind", HALF, ids=str)
+def test_the_gradient_of_a_nearly_sure_token_survives_half_precision(kind: torch.dtype) -> None:
+    """Of two words ``w`` and ``−w`` with ``|w| = 1``, the state ``z w`` has the logits ``±z``, exact in a half type. The first
+    one's gradient is ``2 (1 − p) w`` with ``1 − p = 1 / (1 + exp 2z)``, 8e-7 at 7. A half type rounds ``w`` and ``Wᵀp`` to the
+    same number, so it must not take their difference."""
+    word, z = torch.full((4,), 0.5), torch.arange(0.0, 7.5, 0.5)
+    head = VocabularyHead(torch.stack([word, -word]), None)
+    found = half_gradient((z[:, None] * word).requires_grad_(), torch.zeros(len(z), dtype=torch.long), head, kind)
+    expected = (2 / (1 + (2 * z.double()).exp()))[:, None] * word
+    torch.testing.assert_close(found, expected, rtol=HALF[kind], atol=0)
+
+
+@pytest.mark.parametrize("kind", HALF, ids=str)
+def test_a_gradient_below_the_least_half_number_is_kept_for_the_loss_scaler(kind: torch.dtype) -> None:
+    """The same words, where ``z = 7`` makes numbers of 8e-7: as the least one of float16 is 6e-8, those of a mean over a
+    hundred rows would be none. The states are of the half type themselves, and so is their gradient."""
+    word = torch.full((4,), 0.5)
+    x = (7 * word).to(kind)[None].requires_grad_()
+    with torch.autocast("cpu", dtype=kind):
+        found = Readout(x, VocabularyHead(torch.stack([word, -word]), None)).log_probs(torch.zeros(1, dtype=torch.long))
+    (found.sum() / 100 * 2.0**16).backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.dtype == kind
+    expected = (2 / (1 + math.exp(14))) * word[None].double() / 100
+    torch.testing.assert_close(x.grad.double() / 2.0**16, expected, rtol=HALF[kind], atol=0)
+
+
+def test_small_shares_of_a_large_vocabulary_keep_their_digits_and_large_weights_do_not_overflow() -> None:
+    """All words are alike, each with a share of 4e-6 of a W of 50; the wanted one has −50: the row is −100."""
+    weight = torch.full((275_000, 2), 50.0)
+    weight[7] = -50.0
+    x = torch.zeros(1, 2, requires_grad=True)
+    found = half_gradient(x, torch.tensor([7]), VocabularyHead(weight, None), torch.float16)
+    torch.testing.assert_close(found, torch.full((1, 2), -100.0).double(), rtol=2e-3, atol=0)

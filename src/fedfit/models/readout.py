@@ -7,7 +7,8 @@ step's memory. They are made in chunks of rows instead, and of each chunk is kep
     log p_y = z_y − log Σ exp z        ∂ log p_y / ∂s = Wᵀ ((1_y − p) ⊙ z')        z' = 1, or 1 − (z / c)²
 
 The gradient's row is made with the chunk, in the forward pass, and scaled by the row's own upstream gradient in the backward
-pass. W is frozen.
+pass. W is frozen. In mixed precision the row is made before the loss is scaled, so it must not vanish by itself: ``1 − p_y`` is
+the sum of all other shares, what multiplies W in the half type has the same size in every row, and the row is kept in float32.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from fedfit.models.family import Family
 
 CHUNK_BYTES = 64 * 2**20
 """Of float32 logits that exist at once; the softmax takes their place."""
+
+_HALF_SUM = 1024.0
+"""The sum of the sizes of a row's numbers that multiply W in a half type: small shares of a large vocabulary keep their digits
+in float16, and the product cannot overflow while no number of W is above 63."""
 
 
 @dataclass(frozen=True)
@@ -104,30 +109,33 @@ class _LogProbs(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, ids: Tensor, head: VocabularyHead) -> Tensor:
         wide = torch.float64 if head.weight.dtype == torch.float64 else torch.float32
         found = torch.empty(len(states), dtype=wide, device=states.device)
-        gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        gradient = torch.empty_like(states, dtype=wide) if ctx.needs_input_grad[0] else None
         for rows in chunks(len(states), head.weight.shape[0]):
             logits, wanted = head.logits(states[rows]), ids[rows, None]
             picked, top = logits.gather(1, wanted), logits.amax(dim=1, keepdim=True)
             bend = None if head.soft_cap is None or gradient is None else 1 - (logits / head.soft_cap).square()
-            shares = logits.sub_(top).exp_()
-            total = shares.sum(dim=1, keepdim=True)
+            others = logits.sub_(top).exp_().scatter_(1, wanted, 0)
+            rest = others.sum(dim=1, keepdim=True)
+            total = (picked - top).exp_().add_(rest)
             found[rows] = (picked - top - total.log())[:, 0]
             if gradient is not None:
-                gradient[rows] = _gradient(shares, total, wanted, bend, head.weight)
+                gradient[rows] = _gradient(others.scatter_(1, wanted, -rest), total, bend, head.weight)
         if gradient is not None:
             ctx.save_for_backward(gradient)
+        ctx.kind = states.dtype
         return found
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0][:, None].to(gradient.dtype), None, None
+        return (gradient * upstream[0][:, None]).to(ctx.kind), None, None
 
 
-def _gradient(shares: Tensor, total: Tensor, wanted: Tensor, bend: Tensor | None, weight: Tensor) -> Tensor:
-    """``Wᵀ ((1_y − p) ⊙ z')`` of ``p = shares / total``; overwrites ``shares``."""
-    pull = weight[wanted[:, 0]].to(shares.dtype)
+def _gradient(pulls: Tensor, total: Tensor, bend: Tensor | None, weight: Tensor) -> Tensor:
+    """``Wᵀ ((1_y − p) ⊙ z')`` of ``p − 1_y = pulls / total``; overwrites ``pulls``."""
     if bend is not None:
-        pull.mul_(bend.gather(1, wanted))
-        shares.mul_(bend)
-    return pull.sub_((shares.to(weight.dtype) @ weight).to(shares.dtype).div_(total))
+        pulls.mul_(bend)
+    if weight.dtype == pulls.dtype:
+        return (pulls @ weight).div_(-total)
+    size = torch.linalg.vector_norm(pulls, 1, dim=1, keepdim=True).div_(_HALF_SUM).clamp_min_(torch.finfo(pulls.dtype).tiny)
+    return (pulls.div_(size).to(weight.dtype) @ weight).to(pulls.dtype).mul_(size).div_(-total)
