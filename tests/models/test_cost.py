@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,16 @@ from fedfit.models.cost import AdaptedShape, adapted_matrices, adapted_shape, fa
 from fedfit.models.families import GENERATING
 from fedfit.models.flops import Affine, batch_flops, step_flops, trunk_flops
 from fedfit.models.last_layer import Positions
+from fedfit.models.load import load_model
 from fedfit.models.shape import ModelShape
 from fedfit.models.split import SplitModel
 from fedfit.settings import AdapterSettings
 from tests.builders import CLASSES, EVERY, HIDDEN, LAYERS, SIX, lora_of, tiny_split
 
 FAMILIES = sorted(families.FAMILIES)
+KINDS = ("bert", "mpnet", "llama", "gpt2")
+"""A family of each way of counting: an encoder with a fused attention and one without, a decoder with a matrix each for query,
+key and value, and one with a single matrix. The others differ from one of these in sizes alone."""
 LAYER_CHOICES: dict[str, Any] = {
     "last:1": "last:1",
     "last:2": "last:2",
@@ -37,16 +43,36 @@ TARGET_CHOICES: dict[str, tuple[str, ...]] = {
     "value, output": ("value", "output"),
     "every": EVERY,
 }
-FEW_TARGETS = {name: TARGET_CHOICES[name] for name in ("key", "value, output", "every")}
+FEW_TARGETS = ("key", "value, output", "every")
 """One in the attention, one on either side of it, and all."""
-CASES = {
-    f"{layers}, {targets}": (LAYER_CHOICES[layers], TARGET_CHOICES[targets])
-    for layers in LAYER_CHOICES
-    for targets in (TARGET_CHOICES if layers in ("last:2", "all") else FEW_TARGETS)
-}
-"""Layers and targets: every target at two places of the cut, a few at the others."""
 # Rank 1, one between, one as large as the hidden size; the head trained and frozen.
 SIZES: list[tuple[int, str]] = [(1, "train"), (3, "freeze"), (8, "train"), (HIDDEN, "freeze")]
+
+
+def cases() -> Iterator[tuple[str, str, str, bool]]:
+    """Family, layers, targets, and whether weights are packed. Every family has every target, and so each of its sizes, at one
+    place of the cut, and all targets at every place; each of ``KINDS`` a few more at every place."""
+    for family in FAMILIES:
+        few = FEW_TARGETS if family in KINDS else ("every",)
+        for layers in LAYER_CHOICES:
+            yield from ((family, layers, targets, True) for targets in (TARGET_CHOICES if layers == "last:2" else few))
+        yield from ((family, "1 and 3", targets, False) for targets in few)
+
+
+def some_targets(layers: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Family, layers, targets: a few targets of each of ``KINDS``, all targets of the others."""
+    return [
+        (family, at, name) for family in FAMILIES for at in layers for name in FEW_TARGETS if family in KINDS or name == "every"
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bases_in_memory() -> Iterator[None]:
+    """Each base model is read once and copied: no count depends on its weights."""
+    loaded = cache(load_model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedfit.adapters.build.load_model", lambda name, labels, seed: deepcopy(loaded(name, labels, 0)))
+        yield
 
 
 def _linear_pointwise_flop(rows: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
@@ -105,30 +131,30 @@ def shape_of(split: SplitModel, **adapter: Any) -> AdaptedShape:
     return adapted_shape(split.shape, AdapterSettings(**{"layers": "last:2", **adapter}))
 
 
-@pytest.mark.parametrize(
-    ("layers", "targets", "packed"),
-    [*((*case, True) for case in CASES.values()), *(((1, 3), targets, False) for targets in FEW_TARGETS.values())],
-    ids=[*CASES, *(f"1 and 3, {targets}, plain" for targets in FEW_TARGETS)],
-)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_counts_are_those_of_torch(
-    tiny_models: dict[str, Path],
-    family: str,
-    layers: Any,
-    targets: tuple[str, ...],
-    packed: bool,
-    monkeypatch: pytest.MonkeyPatch,
+def check_parameters(split: SplitModel, shape: AdaptedShape, rank: int) -> None:
+    """Parameters and matrices of ``shape`` are those of the resident model."""
+    real = lora_of(split)
+    assert factor_parameters(shape, rank) == sum(a.numel() + b.numel() for a, b, _ in real.factors.values())
+    assert head_parameters(shape) == sum(parameter.numel() for parameter in real.head.values())
+    dimensions = [(b.shape[0], a.shape[1]) for a, b, _ in real.factors.values()]
+    assert sorted(matrix.size for matrix in adapted_matrices(shape)) == sorted(dimensions)
+
+
+@pytest.mark.parametrize(("family", "layers", "targets", "packed"), cases())
+def test_counts_are_those_of_torch_and_parameters_those_of_the_resident_model(
+    tiny_models: dict[str, Path], family: str, layers: str, targets: str, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not packed:  # then PEFT's own layers run, as on a GPU
         monkeypatch.setattr("fedfit.models.split.can_pack", lambda device: False)
-    case = FAMILIES.index(family) + list(LAYER_CHOICES.values()).index(layers) + len(targets)
-    for rank, head in (SIZES[case % 4], SIZES[(case + 1) % 4]):
-        adapter = {"layers": layers, "targets": targets, "head": head}
-        split = tiny_split(tiny_models[family], rank=rank, **adapter)
-        shape = shape_of(split, **adapter)
-        samples, tokens = 3, 7
-        step = samples * step_flops(shape, tokens, trunk=True).at(rank) + batch_flops(shape).at(rank)
-        assert step == counted_step(split, [tokens] * samples)
+    turn = FAMILIES.index(family) + list(LAYER_CHOICES).index(layers) + list(TARGET_CHOICES).index(targets)
+    rank, head = SIZES[turn % 4]
+    adapter = {"layers": LAYER_CHOICES[layers], "targets": TARGET_CHOICES[targets], "head": head}
+    split = tiny_split(tiny_models[family], rank=rank, **adapter)
+    shape = shape_of(split, **adapter)
+    samples, tokens = 3, 7
+    step = samples * step_flops(shape, tokens, trunk=True).at(rank) + batch_flops(shape).at(rank)
+    assert step == counted_step(split, [tokens] * samples)
+    check_parameters(split, shape, rank)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 40])
@@ -150,26 +176,24 @@ def test_a_padded_sample_costs_as_much_as_the_longest(tiny_models: dict[str, Pat
     assert expected == counted_step(split, [9, 4, 6], trunk=False)
 
 
-@pytest.mark.parametrize("targets", FEW_TARGETS.values(), ids=FEW_TARGETS)
-@pytest.mark.parametrize("layers", ["last:1", "all"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "layers", "targets"), some_targets(("last:1", "all")))
 def test_counts_where_several_positions_of_a_row_are_read(
-    tiny_models: dict[str, Path], family: str, layers: str, targets: tuple[str, ...]
+    tiny_models: dict[str, Path], family: str, layers: str, targets: str
 ) -> None:
-    adapter: dict[str, Any] = {"layers": layers, "targets": targets, "head": "train" if len(targets) == 1 else "freeze"}
+    head = "train" if targets == "key" else "freeze"
+    adapter: dict[str, Any] = {"layers": layers, "targets": TARGET_CHOICES[targets], "head": head}
     split = tiny_split(tiny_models[family], rank=3, **adapter)
     shape = shape_of(split, **adapter)
     step = 2 * step_flops(shape, 7, trunk=True, positions=3).at(3) + batch_flops(shape, positions=3).at(3)
     assert step == counted_step(split, [7, 7], positions=3)
 
 
-@pytest.mark.parametrize("targets", FEW_TARGETS.values(), ids=FEW_TARGETS)
-@pytest.mark.parametrize("layers", LAYER_CHOICES.values(), ids=LAYER_CHOICES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "layers", "targets"), some_targets(("last:1", "last:2", "first:2")))
 def test_dropout_of_the_factors_input_makes_keys_and_values_in_full(
-    tiny_models: dict[str, Path], family: str, layers: Any, targets: tuple[str, ...]
+    tiny_models: dict[str, Path], family: str, layers: str, targets: str
 ) -> None:
-    adapter = {"layers": layers, "targets": targets, "dropout": 0.5}
+    """Of the last layer, so what counts is whether it is adapted, and a layer below it."""
+    adapter: dict[str, Any] = {"layers": layers, "targets": TARGET_CHOICES[targets], "dropout": 0.5}
     split = tiny_split(tiny_models[family], rank=3, **adapter)
     shape = shape_of(split, **adapter)
     assert 2 * step_flops(shape, 7, trunk=True).at(3) + batch_flops(shape).at(3) == counted_step(split, [7, 7])
@@ -193,26 +217,24 @@ def test_dropout_of_the_base_keeps_the_scores_on_a_cpu(tiny_models: dict[str, Pa
     assert counted_step(split, [7, 7], dropout=True) == expected
 
 
-@pytest.mark.parametrize("positions", [1, 3])
-@pytest.mark.parametrize("targets", [("query",), ("value", "output"), EVERY], ids=str)
-@pytest.mark.parametrize("layers", ["last:1", "all", (1, 3)], ids=str)
+@pytest.mark.parametrize(("layers", "targets"), [("last:1", "query"), ((1, 3), "value, output"), ("all", "every")], ids=str)
 @pytest.mark.parametrize("family", GENERATING)
-def test_counts_of_a_language_model(
-    tiny_models: dict[str, Path], family: str, layers: Any, targets: tuple[str, ...], positions: int
-) -> None:
-    """Its head is frozen, and the product of the logits' gradient is made with them."""
-    adapter = {"layers": layers, "targets": targets}
+def test_counts_of_a_language_model(tiny_models: dict[str, Path], family: str, layers: Any, targets: str) -> None:
+    """Its layers are those of the classifier. Its head is frozen, and the product of the logits' gradient is made with them."""
+    adapter = {"layers": layers, "targets": TARGET_CHOICES[targets]}
     split = tiny_split(tiny_models[family], labels=None, **adapter)
     shape = shape_of(split, **adapter)
+    check_parameters(split, shape, 3)
     assert head_parameters(shape) == 0
-    index = torch.arange(positions).expand(2, -1) + 7 - positions
     ids = torch.randint(5, 100, (2, 7))
-    with counter() as count:
-        batch = Batch(split.trunk(ids, None), torch.tensor([7, 7]))
-        found = split.tail(batch, index).log_probs(ids.flatten()[: 2 * positions])
-        found.sum().backward()
-    expected = 2 * step_flops(shape, 7, trunk=True, positions=positions).at(3) + batch_flops(shape, positions).at(3)
-    assert count.get_total_flops() == expected
+    for positions in (1, 3):
+        index = torch.arange(positions).expand(2, -1) + 7 - positions
+        with counter() as count:
+            batch = Batch(split.trunk(ids, None), torch.tensor([7, 7]))
+            found = split.tail(batch, index).log_probs(ids.flatten()[: 2 * positions])
+            found.sum().backward()
+        expected = 2 * step_flops(shape, 7, trunk=True, positions=positions).at(3) + batch_flops(shape, positions).at(3)
+        assert count.get_total_flops() == expected
 
 
 @pytest.mark.parametrize("trunk", [True, False])
@@ -248,23 +270,6 @@ def test_below_a_cut_of_0_only_the_maps_of_the_embeddings_cost(tiny_models: dict
 
 def test_affine() -> None:
     assert (Affine(3, 2) + Affine(10, 5)).at(4) == 13 + 7 * 4
-
-
-@pytest.mark.parametrize("head", ["train", "freeze"])
-@pytest.mark.parametrize("targets", TARGET_CHOICES.values(), ids=TARGET_CHOICES)
-@pytest.mark.parametrize("layers", ["last:2", (1, 3)], ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_parameters_are_those_of_the_resident_model(
-    tiny_models: dict[str, Path], family: str, layers: Any, targets: tuple[str, ...], head: str
-) -> None:
-    adapter = {"layers": layers, "targets": targets, "head": head}
-    split = tiny_split(tiny_models[family], rank=5, **adapter)
-    shape = shape_of(split, **adapter)
-    real = lora_of(split)
-    assert factor_parameters(shape, 5) == sum(a.numel() + b.numel() for a, b, _ in real.factors.values())
-    assert head_parameters(shape) == sum(parameter.numel() for parameter in real.head.values())
-    dimensions = [(b.shape[0], a.shape[1]) for a, b, _ in real.factors.values()]
-    assert sorted(matrix.size for matrix in adapted_matrices(shape)) == sorted(dimensions)
 
 
 def roberta_base() -> Any:
