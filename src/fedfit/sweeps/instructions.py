@@ -20,16 +20,16 @@ RANK, ALPHA = 32, 64
 DEVICES = 5
 TARGETS = ("q_proj", "v_proj")
 PROXIMAL = 0.01
-SGD_RATES = {"smoke": (0.1,), "small": (0.1, 0.5), "paper": (0.1, 0.5)}
+SGD_RATES = {"smoke": (0.1,), "small": (5.0, 20.0), "paper": (0.1, 0.5)}
 """Rates of SCAFFOLD, whose control variates need SGD here; OpenFedLLM corrects the gradient before AdamW."""
 MOMENTUM = {"smoke": 0.5, "small": 0.5, "paper": 0.9}
 """β of FedAvgM, whose rate is 1 − β, for OpenFedLLM averages the changes. 0.9 is its own, for 200 rounds."""
-SERVER_RATES = {"smoke": 1e-3, "small": 3e-3, "paper": 1e-3}
+SERVER_RATES = {"smoke": 1e-3, "small": 1e-2, "paper": 1e-3}
 """η of the adaptive ones. 1e-3 is OpenFedLLM's, for 200 rounds; a handful of rounds needs longer steps."""
 
 SIZES = {
     "smoke": Size("smollm2", "last:1", 128, 60, 4, 2, 1, 1, 2, (1e-3,), 1),
-    "small": Size("smollm2", "last:3", 128, 300, 40, 5, 4, 2, 8, (5e-4, 2e-3), 3),
+    "small": Size("smollm2", "last:3", 128, 300, 40, 5, 6, 3, 8, (5e-3, 2e-2), 3),
     "paper": Size(
         *("meta-llama/Llama-2-7b-hf", "all", 512, None, None, 2, 200, 10, 16, (5e-5,), 3, 4, "alpaca"),
         extra='schedule = "cosine"\nweight_decay = 0\nprecision = "bf16"',

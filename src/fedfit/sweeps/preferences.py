@@ -26,7 +26,7 @@ BETA = 0.1
 
 SIZES = {
     "smoke": Size("smollm2", "last:1", 96, 60, 6, 2, 1, 1, 2, (1e-3,), 1),
-    "small": Size("smollm2", "last:3", 96, 480, 80, 6, 5, 2, 8, (5e-4, 2e-3), 3),
+    "small": Size("smollm2", "last:3", 96, 480, 120, 6, 6, 3, 8, (5e-3, 2e-2), 3),
     "paper": Size(
         *("ehartford/Wizard-Vicuna-7B-Uncensored", "all", 512, None, None, 2, 200, 10, 16, (5e-4,), 3, 4),
         template="USER: {prompt} ASSISTANT: {response}",
