@@ -86,11 +86,11 @@ def _to_target(group: Summary, measure: str, whole: str) -> str:
 
 def _search_text(comparison: Comparison, trials: Sequence[Trial]) -> str:
     metric, alpha = comparison.metric, comparison.search_alpha
-    part = " and ".join(dict.fromkeys(trial.metric.part for trial in trials))
+    rows = " and ".join(dict.fromkeys(trial.metric.rows for trial in trials))
     unit = " in percent" if metric.is_share else f" in {metric.difference_unit}" if metric.difference_unit else ""
     spread = "" if alpha is None else f" at α = {alpha:g}"
     return (
-        f"{capital(metric.word)}{unit} on {part} rows after the last round. Every method was run at every rate, for each data "
+        f"{capital(metric.word)}{unit} on {rows} after the last round. Every method was run at every rate, for each data "
         f"set{spread} with seed {comparison.search_seed}, which is none of those above. The best rate, in "
         "bold, is the method's on that data set throughout; of equal ones the lowest. A choice at either end of those "
         "tried may not be the best there is."

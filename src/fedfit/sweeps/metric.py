@@ -15,18 +15,34 @@ from fedfit.reports.read import RunData, number
 PARTS = ("test", "validation")
 """The rows that a metric is measured on; each name is the prefix of its keys."""
 
+OWN = "own"
+"""In place of a part: the model that each device uses, on the device's own test rows, as the mean over the devices."""
+
+_MODELS = ("fused", "personal", "shared")
+"""The models of a device, the one that it uses first: the prefixes of their keys."""
+_IN_WORDS = {"": "mean", "_mean": "mean", "_worst": "worst device", "_p10": "10th percentile", "_spread": "spread"}
+_ENDINGS = ("_mean", "_worst", "_p10", "_spread")
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by its name in the recipe, on the rows of one of ``PARTS``."""
+    """A metric by its name in the recipe, on the rows of one of ``PARTS``, or ``OWN``.
+
+    A statistic of ``OWN`` other than the mean over the devices is part of the name: ``accuracy_worst``.
+    """
 
     name: str = "accuracy"
     part: str = "test"
 
     @property
     def key(self) -> str:
-        """The metric's key in a line of ``rounds.jsonl``."""
-        return f"{self.part}_{self.name}"
+        """The metric's key in a line of ``rounds.jsonl``; of ``OWN`` that of personal models, which stands for the others'."""
+        return _own_keys(self.name)[1] if self.part == OWN else f"{self.part}_{self.name}"
+
+    @property
+    def rows(self) -> str:
+        """The rows that it is measured on, in words: ``test rows``."""
+        return "each device's own test rows" if self.part == OWN else f"{self.part} rows"
 
     @property
     def is_share(self) -> bool:
@@ -50,9 +66,10 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """Heading for tables: ``accuracy, %``, ``loss, nats``."""
-        unit = Measure.of(self.key).unit
-        return f"{self.word}, {unit}" if unit else self.word
+        """Heading for tables: ``accuracy, %``, ``loss, nats``, ``accuracy, worst device, %``."""
+        unit, ending = Measure.of(self.key).unit, next((end for end in _ENDINGS if self.name.endswith(end)), "")
+        words = (self.word, _IN_WORDS[ending], unit) if self.part == OWN else (self.word, unit)
+        return ", ".join(word for word in words if word)
 
     @property
     def digits(self) -> int:
@@ -86,7 +103,8 @@ class Metric:
         known = names_in(line, self.part)
         if known and self.name not in known:
             raise self._fault(f"they measure {', '.join(known)}")
-        return number(line.get(self.key))  # a round without evaluation has no metric at all
+        keys = _own_keys(self.name) if self.part == OWN else [self.key]
+        return number(next((line[key] for key in keys if key in line), None))  # a round may have no evaluation
 
     def series(self, data: RunData) -> list[float]:
         """The value after each round, round 0 first.
@@ -95,7 +113,7 @@ class Metric:
             RecipeError: for a metric, or a part, that no round measured.
         """
         if data.rounds and not any(names_in(line, self.part) for line in data.rounds):
-            raise self._fault(f"they measure no metric on {self.part} rows")
+            raise self._fault(f"they measure no metric on {self.rows}")
         return [self.of(line) for line in data.rounds]
 
     def _fault(self, measured: str) -> RecipeError:
@@ -112,5 +130,13 @@ class Metric:
 
 
 def names_in(line: Mapping[str, Any], part: str = "test") -> list[str]:
-    """The names of the metrics on the rows of ``part`` in a line of ``rounds.jsonl``."""
+    """The names of the metrics on the rows of ``part``, or of ``OWN``, in a line of ``rounds.jsonl``."""
+    if part == OWN:
+        keys = [key for key in line if key.startswith(_MODELS) and key.endswith(_ENDINGS)]
+        return list(dict.fromkeys(key.partition("_")[2].removesuffix("_mean") for key in keys))
     return [key.removeprefix(f"{part}_") for key in line if key.startswith(f"{part}_")]
+
+
+def _own_keys(name: str) -> list[str]:
+    """The keys of a metric of ``OWN``, the model that a device uses first."""
+    return [f"{model}_{name}" + ("" if name.endswith(_ENDINGS) else "_mean") for model in _MODELS]

@@ -23,6 +23,9 @@ from fedfit.sweeps.mixed_ranks import NAME as MIXED_RANKS
 from fedfit.sweeps.mixed_ranks import SCALES as MIXED_RANKS_SCALES
 from fedfit.sweeps.mixed_ranks import mixed_ranks
 from fedfit.sweeps.pages import sweep_pages, write_pages
+from fedfit.sweeps.personal import NAME as PERSONAL
+from fedfit.sweeps.personal import SCALES as PERSONAL_SCALES
+from fedfit.sweeps.personal import personal
 from fedfit.sweeps.preferences import NAME as PREFERENCES
 from fedfit.sweeps.preferences import preferences
 from fedfit.sweeps.rows import collect
@@ -36,6 +39,7 @@ COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
     COMMONSENSE: (commonsense, LANGUAGE_SCALES),
     INSTRUCTIONS: (instructions, LANGUAGE_SCALES),
     PREFERENCES: (preferences, LANGUAGE_SCALES),
+    PERSONAL: (personal, PERSONAL_SCALES),
 }
 """The studies beside ``FIGURES``: name → function that makes the comparison, and its scales."""
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
 from fedfit.errors import RunFolderError
 from fedfit.reports.read import RunData, read_run
-from fedfit.sweeps.metric import names_in
+from fedfit.sweeps.metric import OWN, names_in
 from fedfit.sweeps.run_folders import RUNS_FOLDER, unfinished
 from fedfit.sweeps.sweep import Columns, Point, Sweep
 
@@ -123,7 +123,8 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 
 def _metric_values(sweep: Sweep, data: RunData) -> dict[str, float | None]:
     last, name = data.rounds[-1], sweep.metric.name
-    final = {f"final_{other}": data.series(f"test_{other}")[-1] for other in names_in(last)}
+    part = OWN if sweep.metric.part == OWN else "test"
+    final = {f"final_{other}": replace(sweep.metric, name=other, part=part).of(last) for other in names_in(last, part)}
     curve = sweep.metric.series(data)
     ranks = _without_nan(data.series("rank"))
     return final | {

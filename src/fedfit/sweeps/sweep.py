@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fedfit.aggregation.table import rule_keys
 from fedfit.experiment.load import parse_recipe
+from fedfit.personalization.table import method_keys
 from fedfit.settings import Recipe
 from fedfit.sweeps.metric import Metric
 
@@ -133,12 +135,26 @@ class Sweep:
         return point.columns or (("figure", self.name), ("line", point.line), ("x", point.x))
 
     def values(self, key: str) -> list[Any]:
-        """The distinct values of a recipe's key over the points, in their order; ``None`` for an unset key."""
+        """The distinct values of a recipe's key over the points, in their order; ``None`` for an unset key.
+
+        A key of a rule's or a method's own has values where that rule or method is used.
+        """
         found: list[Any] = []
         for point in self.points:
-            value: Any = self.recipe(point, 0)
-            for part in key.split("."):
-                value = getattr(value, part)
+            recipe = self.recipe(point, 0)
+            names = key.split(".")
+            value = _own_keys(recipe, names[1]) if len(names) == 3 else getattr(recipe, names[0])
+            if value is None:
+                continue
+            if len(names) > 1:
+                value = getattr(value, names[-1])
             if value not in found:
                 found.append(value)
         return found
+
+
+def _own_keys(recipe: Recipe, component: str) -> Any:
+    """The keys of the rule or method ``component``; ``None`` where ``recipe`` uses another."""
+    if component == recipe.federation.rule:
+        return rule_keys(recipe)
+    return method_keys(recipe) if component == recipe.personalization.method else None
