@@ -21,7 +21,7 @@ from tests.cli.command import fedfit, refused
 from tests.trajectories.world import World, lines, one_thread_only, outcome
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-MODULES = ("mine", "mine_task", "mine_codec")
+MODULES = ("mine", "mine_task", "mine_codec", "mine_method")
 PLAIN = ("plan=", "fleet=", "channel=")
 
 
@@ -116,6 +116,16 @@ def test_a_codec_halves_the_uplink(world: World, tmp_path: Path) -> None:
     assert 0.5 < other["uplink_bytes"] / first["uplink_bytes"] < 0.75, "headers are not halved"
     assert other["test_loss"] == pytest.approx(first["test_loss"], rel=0.05)
     assert other["test_loss"] != first["test_loss"]
+
+
+def test_a_method_of_ones_own_is_run_and_resumed(world: World, tmp_path: Path) -> None:
+    """The first round's mean is what was trained; later it lags behind, so that the two models differ."""
+    keys = [*PLAIN, "personalization.method=mine_method:ENTRY", "evaluation.device_test_share=0.4"]
+    run = world.run(tmp_path / "run", *keys, "personalization.mine_method:ENTRY.share=0.25")
+    last = lines(run / "rounds.jsonl")[-1]
+    assert last["personal_loss_mean"] != last["shared_loss_mean"]
+    assert '[personalization."mine_method:ENTRY"]\nshare = 0.25' in (run / "recipe.toml").read_text()
+    assert last["refused"] == 0
 
 
 def test_the_codec_rounds_what_it_may_round() -> None:

@@ -23,6 +23,7 @@ NAMES = (
     "demo",
     "demo-llm",
     "domains",
+    "fdlora",
     "fedadam",
     "fedex-lora",
     "fedit",
