@@ -19,16 +19,23 @@ import torch
 from peft.tuners import lora
 from torch import Tensor, nn
 
+from fedfit.adapters.mixed_pairs import Beside
 from fedfit.models.packed import PackedLinear, bias_gradient, packed_product
 
 
 class FusedLora(lora.Linear):  # type: ignore[misc]
     """PEFT's LoRA on a linear map; fused where its base is packed and its one adapter has no dropout to draw."""
 
+    beside: Beside | None = None
+    """A frozen pair beside the adapter's own, weighed against it token by token; see ``mixed_pairs``."""
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``(…, in)`` → ``(…, out)``."""
         base = self.base_layer
         name = self.active_adapters[0] if len(self.active_adapters) == 1 else None
+        if self.beside is not None and name is not None and not self.disable_adapters:
+            own = self.lora_B[name](self.lora_A[name](self.lora_dropout[name](x.to(self.lora_A[name].weight.dtype))))
+            return self.beside.mixed(base(x), own * self.scaling[name], x)
         if name is None or self.disable_adapters or self.merged or args or kwargs or not self._fuses(base, name, x):
             result: Tensor = super().forward(x, *args, **kwargs)
             return result

@@ -22,10 +22,11 @@ from torch import nn
 
 from fedfit.adapters.fused_lora import FusedLora
 from fedfit.adapters.merged_weights import MergedWeights
+from fedfit.adapters.mixed_pairs import MixedPairs
 from fedfit.adapters.peft_files import describe_sizes, labelled_config
 from fedfit.adapters.resident_pair import ResidentPair
 from fedfit.core.checks import tensor_form
-from fedfit.core.update import HEAD, LORA_A, LORA_B, PAIRS, Fact, Job, Update, named_tensors, update_of
+from fedfit.core.update import GATE, HEAD, LORA_A, LORA_B, PAIRS, Fact, Job, Update, named_tensors, update_of
 from fedfit.errors import UpdateRefused
 from fedfit.models.adapter import AdapterKind
 from fedfit.models.cost import factor_parameters
@@ -96,7 +97,7 @@ class LoraAdapter:
     def __init__(self, model: PeftModel, family: Family) -> None:
         self._modules = lora_modules(model)
         self._pairs = {name: ResidentPair(module, _ADAPTER) for name, module in self._modules.items()}
-        self._merged = MergedWeights(self._modules)
+        self._merged, self._mixed = MergedWeights(self._modules), MixedPairs(self._modules)
         self.rank = max(pair.a.shape[0] for pair in self._pairs.values())
         head = head_parameters(model, family)
         self.head = {name: parameter for name, parameter in head.items() if parameter.requires_grad}
@@ -117,7 +118,8 @@ class LoraAdapter:
             for name, pair in self._pairs.items()
             for group, parameter in ((LORA_A, pair.a), (LORA_B, pair.b))
         }
-        return pairs | {f"{HEAD}.{name}": parameter for name, parameter in self.head.items()}
+        head = {f"{HEAD}.{name}": parameter for name, parameter in self.head.items()}
+        return pairs | head | {f"{GATE}.{name}": parameter for name, parameter in self._mixed.gates.items()}
 
     @property
     def groups(self) -> frozenset[str]:
@@ -143,7 +145,8 @@ class LoraAdapter:
 
     @torch.no_grad()
     def load(self, job: Job) -> None:
-        """Copies the job's update into the model, which takes over its ranks and scales; its delta is merged into ``W0``.
+        """Copies the job's update into the model, which takes over its ranks and scales; its delta is merged into ``W0``, and
+        its frozen pairs stand beside the adapter's own.
 
         Modules may differ in rank, and each scale may be any positive number. Gradients of a pair whose rank changes are
         dropped; an optimiser made before such a change is of no use after it.
@@ -152,9 +155,11 @@ class LoraAdapter:
             UpdateRefused: when a tensor is missing, unknown, or of another shape or type, A and B differ in rank, or the
                 rank is above the resident one. The model is then as it was.
         """
-        update = job.update
+        update, gates = job.update.without({GATE}), job.update.groups.get(GATE, {})
         check_loadable(update, self._view(), self.rank)
+        self._mixed.check(job.beside, gates)
         self._merged.load(job.merged_delta)
+        self._mixed.load(job.beside, gates)
         for name, pair in self._pairs.items():
             pair.load(update.factors[name])
         for name, parameter in self.head.items():
@@ -179,6 +184,8 @@ class LoraAdapter:
     def snapshot(self, weight: float = 1.0, facts: Mapping[str, Fact] | None = None) -> Update:
         """A copy of the trainable tensors on the CPU."""
         view = self._view()
+        if self._mixed.gates:
+            view = view.with_groups({GATE: {name: gate.data for name, gate in self._mixed.gates.items()}})
         groups = {group: {name: _copy(t) for name, t in tensors.items()} for group, tensors in view.groups.items()}
         return Update(groups, view.scales, weight, facts or {})
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-LORA_A, LORA_B, HEAD = "lora_A", "lora_B", "head"
+LORA_A, LORA_B, HEAD, GATE = "lora_A", "lora_B", "head", "gate"
 PAIRS = frozenset({LORA_A, LORA_B})
 """The groups whose tensors are the two ends of a pair."""
 
@@ -144,6 +144,8 @@ class Job:
         mask: factors of gradients before they are clipped, by the names of ``named_tensors``.
         correction: terms added to gradients after they are clipped, by the same names.
         penalty: a term of the loss.
+        beside: a frozen pair a module, beside the adapter's own. ``update`` then has a group ``gate``, ``(2, input)`` each:
+            the softmax of its products with a token's input gives the shares of own and frozen pair.
         kept: tensors of the rule's own that its ``send`` reads again; training does not look at them.
     """
 
@@ -152,6 +154,7 @@ class Job:
     mask: Mapping[str, Tensor] = field(default_factory=dict)
     correction: Mapping[str, Tensor] = field(default_factory=dict)
     penalty: Penalty | None = None
+    beside: Mapping[str, Factors] = field(default_factory=dict)
     kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 

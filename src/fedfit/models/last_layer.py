@@ -75,8 +75,8 @@ def _context(
     size = attention.attention_head_size
     drop = attention.dropout.p if attention.training else 0.0
     queries = query(rows)
-    # LoRA's own dropout acts on every token's projection, so that these must be made.
-    if rows.shape[1] > 1 or _drops_input(key) or _drops_input(value):
+    # LoRA's own dropout, and a gate between two pairs, act on every token's projection, so that these must be made.
+    if rows.shape[1] > 1 or _by_token(key) or _by_token(value):
         return _attend_plainly(queries, key(hidden), value(hidden), size, _scores_mask(mask, bias), drop)
     return _attend_from_one(queries, key, value, hidden, size, mask, bias, drop)
 
@@ -111,20 +111,25 @@ def _attend_from_one(
 
 
 def effective_linear(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight ``(output, input)`` and bias of a linear map; with LoRA, ``W0 + scale · B @ A``, open to gradients."""
+    """Weight ``(output, input)`` and bias of a linear map; with LoRA, unless it is disabled, ``W0 + scale · B @ A``, open to
+    gradients.
+    """
     if not isinstance(module, LoraLayer):
         return module.weight, module.bias  # type: ignore[return-value]
     base = module.get_base_layer()
     weight: Tensor = base.weight
-    for name in module.active_adapters:
+    for name in () if module.disable_adapters else module.active_adapters:
         a, b = module.lora_A[name].weight, module.lora_B[name].weight
         weight = torch.addmm(weight, b, a, alpha=module.scaling[name])
     return weight, base.bias
 
 
-def _drops_input(module: nn.Module) -> bool:
+def _by_token(module: nn.Module) -> bool:
+    """Whether the map is another one for each token."""
     if not isinstance(module, LoraLayer):
         return False
+    if getattr(module, "beside", None) is not None:
+        return True
     return any(isinstance(drop, nn.Dropout) and drop.training and drop.p > 0 for drop in module.lora_dropout.values())
 
 

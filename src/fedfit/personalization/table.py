@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from fedfit.core.plugins import find
-from fedfit.personalization import ditto, fdlora, fine_tune, own_head
+from fedfit.personalization import ditto, fdlora, fedalt, fine_tune, own_head
 from fedfit.personalization.contract import Method, MethodEntry
 from fedfit.settings import Recipe
 
 METHODS: dict[str, MethodEntry] = {
     "fdlora": fdlora.ENTRY,
     "ditto": ditto.ENTRY,
+    "fedalt": fedalt.ENTRY,
     "fedper": own_head.FEDPER_ENTRY,
     "fedrep": own_head.FEDREP_ENTRY,
     "fine_tune": fine_tune.ENTRY,
