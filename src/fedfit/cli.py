@@ -93,6 +93,9 @@ def run(
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(help="The folder of a run that was stopped or killed.")],
+    reset_personal: Annotated[
+        bool, typer.Option("--reset-personal", help="Devices whose own models are damaged or missing start anew.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,7 +105,7 @@ def resume(
             prepare_libraries()
             from fedfit.experiment.session import Session
 
-            session = Session.resume(folder)
+            session = Session.resume(folder, reset_personal=reset_personal)
         if session.finished and not quiet:
             say(SCREEN, f"{folder} is finished; its report is made anew")
         _drive(session, as_json, quiet)

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedfit.terminal import SCREEN, Tokens, polite_errors, prepare_libraries, say, waiting
+from fedfit.cli_use import own_adapter
+from fedfit.terminal import SCREEN, OwnDevice, Tokens, polite_errors, prepare_libraries, say, waiting
 
 if TYPE_CHECKING:
     from fedfit.experiment.answering import LanguageModel, Turn
@@ -25,6 +26,7 @@ NAMES = ("base", "tuned")
 def chat(
     folder: Annotated[Path, typer.Argument(help="The folder of a run of a language model.")],
     max_new_tokens: Tokens = None,
+    device: OwnDevice = None,
     single: Annotated[bool, typer.Option("--single", help="Answer each line by itself, without what was said before.")] = False,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 answers greedily; above, tokens are drawn, and 1 takes the model's probabilities.")
@@ -43,7 +45,7 @@ def chat(
             prepare_libraries()
             from fedfit.experiment.answering import LanguageModel
 
-            model = LanguageModel(folder)
+            model = LanguageModel(folder, adapter=own_adapter(folder, device))
         talk = Talk(model, max_new_tokens, temperature, seed, single=single or model.plain)
         if sys.stdin.isatty():
             _converse(talk, Console())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedfit.terminal import SCREEN, Json, Quiet, Tokens, polite_errors, prepare_libraries, print_json, say, waiting
+from fedfit.terminal import SCREEN, Json, OwnDevice, Quiet, Tokens, polite_errors, prepare_libraries, print_json, say, waiting
 
 
 def predict(
@@ -29,6 +29,7 @@ def predict(
         str | None, typer.Option("--pair", help="Column of the second sentence; by default that of the recipe.")
     ] = None,
     max_new_tokens: Tokens = None,
+    device: OwnDevice = None,
     quiet: Quiet = False,
 ) -> None:
     """Add the columns prediction and probability to rows of your own: classes, or a language model's answers."""
@@ -53,7 +54,7 @@ def predict(
             prepare_libraries()
             from fedfit.experiment.use import Predictor
 
-            predictor = Predictor(folder)
+            predictor = Predictor(folder, adapter=own_adapter(folder, device))
         with waiting("predicting …", quiet):
             predictions = predictor.predict(texts, pairs, max_new_tokens)
         write_rows(rows.with_predictions(predictions), written_as, output)
@@ -63,17 +64,47 @@ def predict(
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    merged: Annotated[Path, typer.Option("--merged", help="Folder for the whole model, adapter merged.")],
+    merged: Annotated[Path | None, typer.Option("--merged", help="Folder for the whole model, adapter merged.")] = None,
+    device: OwnDevice = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="With --device: personal, shared or fused; by default the one that it uses.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="With --device: folder for its adapter, in PEFT's format.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the whole model with the adapter merged, for plain transformers."""
-    with polite_errors(as_json), waiting("merging the adapter …", quiet):
+    """Write the whole model with the adapter merged, for plain transformers; or the adapter of one device."""
+    with polite_errors(as_json), waiting("reading the model …", quiet):
+        _check_export(merged, device, model, out)
         prepare_libraries()
-        from fedfit.experiment.use import export_merged
+        adapter = own_adapter(folder, device, model, out)
+        written = {} if adapter is None else {"adapter": str(adapter)}
+        if merged is not None:
+            from fedfit.experiment.use import export_merged
 
-        written = export_merged(folder, merged)
+            written["model"] = str(export_merged(folder, merged, adapter))
     if as_json:
-        print_json({"model": str(written)})
+        print_json(written)
     else:
-        say(SCREEN, f"model: {written}")
+        for what, where in written.items():
+            say(SCREEN, f"{what}: {where}")
+
+
+def _check_export(merged: Path | None, device: int | None, model: str | None, out: Path | None) -> None:
+    """Options that do nothing by themselves."""
+    from fedfit.errors import DataError
+
+    if device is None:
+        if model is not None or out is not None:
+            raise DataError("--model and --out are of one device's adapter; add --device, or give --merged alone")
+        if merged is None:
+            raise DataError("give --merged DIR for the whole model, or --device K for the adapter of one device")
+
+
+def own_adapter(folder: Path, device: int | None, model: str | None = None, out: Path | None = None) -> Path | None:
+    """The folder of a device's own adapter; ``None`` without a device."""
+    if device is None:
+        return None
+    from fedfit.experiment.device_adapter import device_adapter
+
+    return device_adapter(folder, device, model, out)

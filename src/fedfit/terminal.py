@@ -21,6 +21,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to 
 Tokens = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer of a language model; by default the recipe's.")
 ]
+OwnDevice = Annotated[
+    int | None,
+    typer.Option("--device", help="Number of a device whose own model is used, of a run whose devices have their own."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 

@@ -199,7 +199,7 @@ def test_a_damaged_file_is_named(damage: str, fresh: bool, tmp_path: Path) -> No
     memories = DeviceMemories(tmp_path / "devices") if fresh else memories
     with pytest.raises(RunFolderError, match=r"device-000007/round-000001.safetensors is damaged \(.*\); restore it, or start"):
         memories.read(7, 2)
-    (said,) = memories.lost(marks)
+    (said,) = memories.lost(marks).values()
     assert said.startswith("devices/device-000007/round-000001.safetensors is damaged")
 
 
@@ -223,7 +223,7 @@ def test_marks_are_the_newest_of_each_device_and_need_no_file(tmp_path: Path) ->
     marks = memories.marks()
     assert {device: mark.position for device, mark in marks.items()} == {0: 4, 1: 1}
     assert marks[0].checksum != marks[1].checksum
-    (said,) = memories.lost(marks)
+    (said,) = memories.lost(marks).values()
     assert said.endswith("device-000000/round-000004.safetensors is missing")
 
 
@@ -235,7 +235,7 @@ def test_a_memory_of_another_run_is_not_taken(tmp_path: Path) -> None:
     name = Path("device-000000") / "round-000001.safetensors"
     shutil.copy(tmp_path / "other" / name, tmp_path / "mine" / name)
     resumed = DeviceMemories(tmp_path / "mine")
-    (said,) = resumed.lost(mine.marks())
+    (said,) = resumed.lost(mine.marks()).values()
     assert "another run" in said
     resumed.rewind(mine.marks())
     with pytest.raises(RunFolderError, match="another run"):
@@ -246,7 +246,7 @@ def test_a_memory_of_another_run_is_not_taken(tmp_path: Path) -> None:
 def test_what_is_whole_is_not_lost(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     memories = DeviceMemories(tmp_path)
     memories.write(3, 1, Memory(tensors | {"bf16": torch.ones(3, dtype=torch.bfloat16)}, NUMBERS))
-    assert DeviceMemories(tmp_path).lost(memories.marks()) == []
+    assert DeviceMemories(tmp_path).lost(memories.marks()) == {}
 
 
 def test_the_checksum_tells_names_types_and_shapes_apart(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ class LanguageModel:
         DataError: for a tokenizer without the chat template that the recipe asks for.
     """
 
-    def __init__(self, run: Path, model: Tuned | None = None) -> None:
-        found = model or tuned(run)
+    def __init__(self, run: Path, model: Tuned | None = None, adapter: Path | None = None) -> None:
+        found = model or tuned(run, adapter=adapter)
         recipe, config = found.recipe, found.model.get_base_model().config
         family, layers = family_of(config.model_type), select_layers(recipe.adapter.layers, config.num_hidden_layers)
         self.recipe = recipe

@@ -59,14 +59,15 @@ _CARD = """---
 """
 
 
-def model_card(recipe: Recipe, facts: Mapping[str, Any], records: Sequence[RoundRecord]) -> str:
+def model_card(recipe: Recipe, facts: Mapping[str, Any], records: Sequence[RoundRecord], whose: str | None = None) -> str:
     """The card's text.
 
     Args:
         facts: those of ``partition.json``: names of the classes, and each device's samples of each.
         records: every round so far.
+        whose: a sentence in place of that on what the shared adapter lacks: of one device's own.
     """
-    local, words = Path(recipe.model.name).is_dir(), shared_part(recipe)
+    local, words = Path(recipe.model.name).is_dir(), whose or shared_part(recipe)
     language = is_language_run(recipe)
     return _CARD.format(
         front_matter=_front_matter(recipe, local),
@@ -76,7 +77,7 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], records: Sequence[Round
         code=language_code(recipe) if language else classifier_code(recipe),
         base_words=" The base model was a local folder of that name: give the path of yours." if local else "",
         version=__version__,
-        shared=f"\n{words}.\n" if words else "",
+        shared=f"\n{words.rstrip('.')}.\n" if words else "",
         facts="\n".join(f"| {name} | {value} |" for name, value in _facts(recipe, facts, records).items()),
         metrics=_metrics(records),
         max_tokens=recipe.data.max_tokens,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from fedfit.aggregation.merged_delta import folded
 from fedfit.core.stopping import patience_ended, target_reached
 from fedfit.core.update import Job
+from fedfit.errors import RunFolderError
 from fedfit.experiment.build import Experiment, build
 from fedfit.experiment.details import evaluation_of, task_facts
 from fedfit.experiment.environment import environment
@@ -23,6 +25,7 @@ from fedfit.experiment.validate import validate
 from fedfit.metric_names import higher_is_better
 from fedfit.models.load import public_name
 from fedfit.models.split import SplitModel
+from fedfit.personalization.table import NONE
 from fedfit.records import RoundRecord, RoundResult
 from fedfit.settings import Recipe
 from fedfit.tracking.memories import DeviceMemories
@@ -70,8 +73,11 @@ class Session:
         return cls(folder, experiment, _fingerprint(experiment))
 
     @classmethod
-    def resume(cls, path: Path) -> Session:
+    def resume(cls, path: Path, *, reset_personal: bool = False) -> Session:
         """Goes on from the newest checkpoint; lines of rounds that never finished are dropped.
+
+        Args:
+            reset_personal: devices whose own models are damaged or missing start anew, and each is named in the log.
 
         Raises:
             FedfitError: when the folder is none of a run or is in use, or when anything that the run needs has changed or is
@@ -85,14 +91,22 @@ class Session:
             needs = last.needs if last else Needs()
             if last:
                 folder.refuse(changed_keys(needs.fingerprint, recipe))
+            resettable = recipe.personalization.method != NONE  # beside a method a rule keeps nothing on devices
+            if reset_personal and last:
+                last = replace(last, needs=_without_lost(folder, needs, resettable))
+                needs = last.needs
             with own_faults(recipe, lambda: _before_the_next_round(path, last)):
                 validate(recipe)
                 experiment = build(recipe, memories=folder.memories)
             now = _fingerprint(experiment)
             changed = changed_contents(needs.fingerprint, now) if last else []
-            folder.refuse([*(changed or _partition_lost(folder, experiment)), *folder.lost(needs)])
+            lost = folder.lost(needs)
+            hint = "; or let devices start anew whose own models are lost, with --reset-personal" if resettable and lost else ""
+            folder.refuse([*(changed or _partition_lost(folder, experiment)), *lost], hint)
             _warn_of_changes(folder.read_object("environment.json"), environment(experiment.parts.model.device))
             rounds, devices = folder.rewind(last)
+            if reset_personal and last:
+                folder.checkpoints.save(last, needs)  # which no longer asks for what was lost
             folder.write_object(TASK, task_facts(experiment.parts.task))
             if experiment.clock is not None:
                 experiment.clock.restore(devices)
@@ -135,6 +149,8 @@ class Session:
         tracked = TrackedRun(self.folder.path, self.recipe.name, self.fingerprint.recipe)
         sinks = Sinks(self.recipe.tracking.sinks, tracked, tuple(self.records))
         stream = iter(()) if self.finished else self.experiment.run(self.last, _failed(self.records))
+        if not self.finished:
+            self.folder.goes_on()
         try:
             for result in stream:
                 self.folder.write(result, self.fingerprint)
@@ -161,14 +177,26 @@ class Session:
         """Writes the adapter of the last round that counts; ``None`` before round 0 is done."""
         if self.last is None:
             return None
-        model, job = self.experiment.parts.model, self.experiment.rule.server.model(self.last.state)
-        whole = folded(job.update, job.merged_delta)
+        card = model_card(self.recipe, self.experiment.facts, self.records)
+        save = self.saving(self.experiment.rule.server.model(self.last.state))
+        return self.folder.save_adapter(save, self.experiment.label_names, card)
+
+    def saving(self, job: Job) -> Callable[[Path], None]:
+        """Loads ``job`` into the resident model; what is returned writes it as an adapter of the base model, into a folder."""
+        model, whole = self.experiment.parts.model, folded(job.update, job.merged_delta)
         model.adapter.reserve(whole.rank)
         model.load(Job(whole))
-        labels = self.experiment.label_names
-        save = partial(_save, model, public_name(self.recipe.model.name), labels)
-        card = model_card(self.recipe, self.experiment.facts, self.records)
-        return self.folder.save_adapter(save, labels, card)
+        return partial(_save, model, public_name(self.recipe.model.name), self.experiment.label_names)
+
+
+def _without_lost(folder: RunFolder, needs: Needs, resettable: bool) -> Needs:
+    """``needs`` without the memories that are damaged or missing."""
+    if not resettable:
+        raise RunFolderError("--reset-personal: no method of personalisation keeps anything in this run; leave it out")
+    lost = folder.memories.lost(needs.memories)
+    for device, words in lost.items():
+        log.warning("%s: device %d starts anew", words, device)
+    return replace(needs, memories={device: mark for device, mark in needs.memories.items() if device not in lost})
 
 
 def _before_the_next_round(path: Path, last: RoundResult | None) -> tuple[str, str]:

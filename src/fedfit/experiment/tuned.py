@@ -45,16 +45,21 @@ class Tuned:
     device: torch.device
 
 
-def tuned(run: Path, device: torch.device | None = None) -> Tuned:
+def tuned(run: Path, device: torch.device | None = None, adapter: Path | None = None) -> Tuned:
     """The model of ``run`` on ``device``, by default a GPU if there is one. A rule that keeps parts on devices is named.
+
+    Args:
+        adapter: the folder of another adapter than the run's: of one device's own.
 
     Raises:
         RunFolderError: for a folder without a saved adapter.
         ModelError: when the base model cannot be had.
     """
-    recipe, adapter, device = recipe_of(run), adapter_of(run), device or pick_device()
-    if words := shared_part(recipe):
-        log.warning("%s", words)
+    recipe, device = recipe_of(run), device or pick_device()
+    if adapter is None:
+        adapter = adapter_of(run)
+        if words := shared_part(recipe):
+            log.warning("%s", words)
     labels = [] if is_language_run(recipe) else read_labels(adapter)
     base = load_model(recipe.model.name, len(labels) if labels else None, seed=0)
     if labels:

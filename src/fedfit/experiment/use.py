@@ -19,13 +19,16 @@ _BATCH_SIZE = 64
 class Predictor:
     """The model of a finished run: a classifier, or a language model.
 
+    Args:
+        adapter: the folder of another adapter than the run's: of one device's own.
+
     Raises:
         RunFolderError: for a folder without a saved adapter.
         ModelError: when the base model cannot be had.
     """
 
-    def __init__(self, run: Path, device: torch.device | None = None) -> None:
-        self._tuned = tuned(run, device)
+    def __init__(self, run: Path, device: torch.device | None = None, adapter: Path | None = None) -> None:
+        self._tuned = tuned(run, device, adapter)
         self._language = None if self._tuned.labels else LanguageModel(run, self._tuned)
 
     def predict(
@@ -62,9 +65,9 @@ class Predictor:
             yield rows, logits.float().softmax(dim=1).cpu()
 
 
-def export_merged(run: Path, folder: Path) -> Path:
+def export_merged(run: Path, folder: Path, adapter: Path | None = None) -> Path:
     """Writes the whole model with the adapter merged, and its tokenizer; plain transformers load it: a classifier with the
-    names of its classes, a language model with its chat template.
+    names of its classes, a language model with its chat template. ``adapter`` is another than the run's: of one device's own.
 
     Raises:
         RunFolderError: for a run without a saved adapter, and a folder that holds something already or cannot be written.
@@ -72,7 +75,7 @@ def export_merged(run: Path, folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         fault = "holds files already" if folder.is_dir() else "is a file"
         raise RunFolderError(f"{folder} {fault}; give another --merged")
-    found = tuned(run, torch.device("cpu"))
+    found = tuned(run, torch.device("cpu"), adapter)
     merged = found.model.merge_and_unload()
     try:
         merged.save_pretrained(str(folder))

@@ -83,15 +83,15 @@ class DeviceMemories:
         """The newest round of each device that keeps something, with its checksum. Reads no file."""
         return {device: Mark(max(rounds), rounds[max(rounds)]) for device, rounds in self._checksums.items() if rounds}
 
-    def lost(self, marks: Mapping[int, Mark]) -> list[str]:
-        """Says in words, a line a device, which memories of ``marks`` are missing or changed. Reads them all."""
-        found = []
+    def lost(self, marks: Mapping[int, Mark]) -> dict[int, str]:
+        """Says in words, by device, which memories of ``marks`` are missing or changed. Reads them all."""
+        found = {}
         for device, mark in marks.items():
             path = self._path(device, mark.position)
             try:
                 _read(path, mark.checksum)
             except _DAMAGE as error:
-                found.append(f"{path.parent.parent.name}/{path.parent.name}/{path.name} {_reason(error)}")
+                found[device] = f"{path.parent.parent.name}/{path.parent.name}/{path.name} {_reason(error)}"
         return found
 
     def rewind(self, marks: Mapping[int, Mark]) -> None:

@@ -44,7 +44,7 @@ _OURS = (
     "report.html",
     "harness.json",
 )
-_OUR_FOLDERS = ("tensorboard", "mlflow", "wandb", "checkpoints", "adapter", "figures", "devices")
+_OUR_FOLDERS = ("tensorboard", "mlflow", "wandb", "checkpoints", "adapter", "device-adapters", "figures", "devices")
 _LOCK = ".lock"
 DEVICES_FOLDER = "devices"
 """The folder of what devices keep, in a run's."""
@@ -181,10 +181,13 @@ class RunFolder:
             self._devices.lost(needs.records.get(_DEVICES)),
             self._scores.lost(needs.records.get(_SCORES)),
         ]
-        return [*(words for words in found if words), *self.memories.lost(needs.memories)]
+        return [*(words for words in found if words), *self.memories.lost(needs.memories).values()]
 
-    def refuse(self, lost: Sequence[str]) -> None:
+    def refuse(self, lost: Sequence[str], remedy: str = "") -> None:
         """Names what a resumed run misses.
+
+        Args:
+            remedy: a further one.
 
         Raises:
             RunFolderError: with all of ``lost``, unless it is empty.
@@ -192,11 +195,10 @@ class RunFolder:
         shown = [*lost[:_SHOWN], *([f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else [])]
         if lost:
             reasons = "".join(f"\n  {words}" for words in shown)
-            raise RunFolderError(f"{self.path} cannot go on, since what it needs has changed:{reasons}\n{self._remedy}")
+            raise RunFolderError(f"{self.path} cannot go on, since what it needs has changed:{reasons}\n{self._remedy}{remedy}")
 
     def rewind(self, last: Checkpoint | None) -> tuple[list[RoundRecord], list[DeviceRecord]]:
-        """Goes back to ``last``, or to before the first round: drops later lines, whole or torn, later memories, and what was
-        said of the run's end.
+        """Goes back to ``last``, or to before the first round: drops later lines, whole or torn, and later memories.
 
         Returns:
             The records that stay.
@@ -205,10 +207,14 @@ class RunFolder:
         with writing(self.path):
             self.checkpoints.remove_after(last.record.round if last else -1)
             self.memories.rewind(needs.memories)
-            (self.path / EVALUATION).unlink(missing_ok=True)
             self._scores.rewind(needs.records.get(_SCORES))
             devices = self._devices.rewind(needs.records.get(_DEVICES))
             return self._rounds.rewind(needs.records.get(_ROUNDS)), devices
+
+    def goes_on(self) -> None:
+        """Drops what was said of the run's end, before a further round."""
+        with writing(self.path):
+            (self.path / EVALUATION).unlink(missing_ok=True)
 
     @property
     def _remedy(self) -> str:
