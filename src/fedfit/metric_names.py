@@ -10,6 +10,9 @@ from fedfit.core.task import Metric
 PREFIXES = ("test_", "validation_", "personal_", "shared_", "fused_")
 """Beginnings of a metric's full name: the set, or the model, that it was measured on."""
 
+MODELS = ("shared", "personal", "fused")
+"""The models of a device, as beginnings of metrics' names; of those that a run has, devices use the last."""
+
 _LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "kl", "spread")
 
 

@@ -68,7 +68,7 @@ def test_folder_without_the_keys_of_a_plan_has_no_figures_of_it(make_run: MakeRu
     run = read_run(folder)
     assert [name for name, draw in figures_of(run).items() if draw(run) is None] == [
         *(f"{what}_{over}" for over in ("time", "energy") for what in ("accuracy", "loss")),
-        *("confusion", "by_device", "ranks", "ledger"),
+        *("confusion", "own_models", "own_gain", "by_device", "ranks", "ledger"),
     ]  # fmt: skip
     assert "Energy" not in shown(run_table(run))
     assert "Rank" not in [column.heading for column in device_columns(run.last_devices())]

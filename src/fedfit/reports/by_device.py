@@ -14,7 +14,10 @@ from fedfit.reports.style import FAINT, PALETTE, WIDE_INCHES, blank
 
 
 def draw_by_device(run: RunData) -> Any:
-    """Draw a metric of each device and the mean, after the last evaluation; ``None`` if devices have no test rows."""
+    """Draw a metric of each device and the mean, after the last evaluation; ``None`` if devices have no test rows.
+
+    Of several models a device the one is drawn that it uses.
+    """
     rows, measure = run.last_scores(), device_measure(run)
     if measure is None:
         return None
@@ -50,4 +53,5 @@ def device_measure(run: RunData) -> Measure | None:
         return None
     measures = [Measure.of(key) for key in rows[0] if Measure.of(key).part]
     name = Measure.of(run.headline).name
-    return next((found for found in measures if found.name == name), measures[0] if measures else None)
+    like = [found for found in measures if found.name == name]
+    return like[-1] if like else measures[0] if measures else None

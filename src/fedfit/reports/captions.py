@@ -14,6 +14,16 @@ CAPTIONS = {
         "Confusion matrix",
         "the final model on the test set: how often it predicted each class for each true class.",
     ),
+    "own_models": (
+        "Own models",
+        "each device's models, the shared one among them, on the device's own test rows. Left: mean and worst device by round; "
+        "right: all devices after the last evaluation, each model in its own order, worst first.",
+    ),
+    "own_gain": (
+        "Personal gain",
+        "how much better the model that a device uses is than the shared one, on the device's own test rows, over its training "
+        "samples. The skew is the share of samples that would have to change class for the device to have the classes of all.",
+    ),
     "by_device": ("By device", "the scores of the last evaluation, on each device's own test rows."),
     "ranks": ("Ranks", "adapter ranks in every round, and the limit that keeps each device from the next higher rank."),
     "ledger": ("Ledger", "time and energy charged to each device in the whole run for computing and communication"),
@@ -27,6 +37,7 @@ PARTS = {
     "validation": "of the global model on the validation set",
     "personal": "of each device's own model on the device's own test rows",
     "shared": "of the global model on each device's own test rows",
+    "fused": "of each device's fused model on the device's own test rows",
 }
 AXES = {
     "_time": "The x axis is the system model's time since the start; "

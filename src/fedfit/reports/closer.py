@@ -11,13 +11,17 @@ from fedfit.reports.columns import Column, format_count
 from fedfit.reports.confusion import SCORES, records_of
 from fedfit.reports.html_table import table
 from fedfit.reports.metrics import format_share
+from fedfit.reports.own_models import own_table
 from fedfit.reports.read import RunData
 
 
 def closer_look(run: RunData) -> str:
-    """The sections as HTML; empty if the run has no evaluation of its final model."""
+    """The sections as HTML; empty if the run has neither models of devices' own nor an evaluation of its final model."""
     classes, errors = records_of(run, "classes"), records_of(run, "errors")
     parts = []
+    columns, models, note = own_table(run)
+    if models:
+        parts.append(_section("Devices' own models", table(columns, models), note))
     if answers := answers_of(run):
         parts.append(_section("Answers", table(answer_columns(), answers), NOTE))
     if classes:

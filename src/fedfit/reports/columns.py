@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedfit.metric_names import MODELS
 from fedfit.reports.costs import energy_j, latency_s, rank_texts
 from fedfit.reports.metrics import ABSENT, Measure, format_loss
 from fedfit.reports.read import RunData, number
@@ -56,9 +57,13 @@ def round_columns(run: RunData, *, narrow: bool) -> list[Column]:
 
 
 def shown_keys(run: RunData) -> list[str]:
-    """The run's metrics, the headline first; only the headline's metric has its worst device and spread as well."""
+    """The run's metrics, the headline first; only the headline's metric has its worst device and spread as well.
+
+    Percentiles stand in the table of the devices' own models.
+    """
     name = Measure.of(run.headline).name
     measures = [Measure.of(key) for key in run.keys if key != run.headline]
+    measures = [found for found in measures if found.ending != "p10"]
     return [run.headline, *(found.key for found in measures if found.ending in ("", "mean") or found.name == name)]
 
 
@@ -171,7 +176,13 @@ def _short_heading(key: str) -> str:
 
 
 def _narrow_keys(run: RunData, short: bool) -> list[str]:
-    """The headline, a second metric unless ``short``, and the loss."""
+    """The headline, a second metric unless ``short``, and the loss; where devices have several models, mean and worst device of
+    the one that they use.
+    """
+    own = [f"{model}_{Measure.of(run.headline).name}_mean" for model in MODELS]
+    own = [key for key in own if key in run.keys and key != run.headline]
+    if len(own) > 1:
+        return [run.headline, own[-1], f"{own[-1].removesuffix('_mean')}_worst"]
     second, loss = _second_metric(run, run.headline), _loss_metric(run, run.headline)
     return [run.headline, *([] if short or second is None else [second]), *([] if loss is None else [loss])]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from fedfit.metric_names import MODELS
 from fedfit.reports.abscissa import ENERGY, ROUNDS, TIME, Abscissa
 from fedfit.reports.losses import loss_words
 from fedfit.reports.metrics import Measure, capital
@@ -57,9 +58,12 @@ def groups(run: RunData) -> list[Group]:
     """The run's metrics in groups, the headline's group first: shares, losses, and every other metric alone.
 
     Of the statistics over devices, figures show the headline's mean and worst device and the mean loss; tables show the rest.
+    Where devices have several models, a figure of its own compares these, and here are the others alone.
     """
     measures = [Measure.of(key) for key in dict.fromkeys([run.headline, *run.keys])]
     name = measures[0].name
+    if len({found.part for found in measures if found.part in MODELS}) > 1:
+        measures = [found for found in measures if found.part not in MODELS or found.is_loss] or measures
     measures = [found for found in measures if _is_drawn(found, name)]
     sorts: dict[str, list[Measure]] = {}
     for measure in measures:
@@ -133,7 +137,7 @@ def _scale(axes: Any, group: Group) -> None:
 
 def _is_drawn(measure: Measure, headline: str) -> bool:
     if measure.name == headline:
-        return measure.ending != "spread"
+        return measure.ending not in ("p10", "spread")
     return not measure.ending or (measure.ending == "mean" and measure.is_loss)
 
 

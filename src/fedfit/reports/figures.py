@@ -15,6 +15,7 @@ from fedfit.reports.confusion import draw_confusion
 from fedfit.reports.curves import curves
 from fedfit.reports.labels import draw_labels
 from fedfit.reports.ledger import draw_ledger
+from fedfit.reports.own_models import draw_own_gain, draw_own_models
 from fedfit.reports.ranks import draw_ranks
 from fedfit.reports.read import RunData
 from fedfit.reports.style import (
@@ -96,6 +97,8 @@ def _draw_bytes_by_round(axes: Any, rounds: list[float], up: list[float], down: 
 
 FIGURES: dict[str, Callable[[RunData], Any]] = {
     "confusion": draw_confusion,
+    "own_models": draw_own_models,
+    "own_gain": draw_own_gain,
     "by_device": draw_by_device,
     "ranks": draw_ranks,
     "ledger": draw_ledger,

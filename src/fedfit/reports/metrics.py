@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fedfit.metric_names import PREFIXES
 
 ABSENT = "–"
-ENDINGS = ("mean", "worst", "spread")
-"""Endings of statistics over devices; the spread is a standard deviation."""
+ENDINGS = ("mean", "worst", "p10", "spread")
+"""Endings of statistics over devices: ``p10`` is the tenth percentile from the worst, the spread a standard deviation."""
 
 _SHARES = ("accuracy", "f1", "precision", "recall", "exact_match", "rouge_l")
 _LOSSES = ("loss",)
@@ -29,6 +29,12 @@ _WORDS = {
 """Display names of metrics whose own names are not plain words."""
 
 
+_IN_WORDS = {
+    "mean": ", mean over devices",
+    "worst": ", worst device",
+    "p10": ", 10th percentile",
+    "spread": ", spread over devices",
+}
 _SHORT = {"bits_per_byte": "bits/byte"}
 """Words of headings that take fewer lines than a display name."""
 
@@ -79,8 +85,7 @@ class Measure:
     @property
     def label(self) -> str:
         """Text for legends: ``test accuracy``, ``personal accuracy, worst device``."""
-        ending = {"mean": ", mean over devices", "worst": ", worst device", "spread": ", spread over devices"}
-        return f"{self.part} {self.word}".strip() + ending.get(self.ending, "")
+        return f"{self.part} {self.word}".strip() + _IN_WORDS.get(self.ending, "")
 
     @property
     def heading(self) -> str:

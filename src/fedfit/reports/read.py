@@ -74,7 +74,7 @@ class RunData:
         """The full name of the metric that tables and curves show first: the task's, on the test set if measured there."""
         name = self.task.get("headline", "accuracy")
         wanted = [f"test_{name}", f"personal_{name}_mean", f"shared_{name}_mean", f"validation_{name}"]
-        known = [key for key in self.keys if Measure.of(key).ending != "spread" and not Measure.of(key).is_loss]
+        known = [key for key in self.keys if Measure.of(key).ending not in ("p10", "spread") and not Measure.of(key).is_loss]
         return next((key for key in (*(key for key in wanted if key in self.keys), *known, *self.keys)), wanted[0])
 
     def higher_is_better(self, key: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedfit.errors import Fault, RecipeError
-from fedfit.metric_names import higher_is_better
+from fedfit.metric_names import MODELS, higher_is_better
 from fedfit.reports.metrics import Measure, capital
 from fedfit.reports.read import RunData, number
 
@@ -18,8 +18,6 @@ PARTS = ("test", "validation")
 OWN = "own"
 """In place of a part: the model that each device uses, on the device's own test rows, as the mean over the devices."""
 
-_MODELS = ("fused", "personal", "shared")
-"""The models of a device, the one that it uses first: the prefixes of their keys."""
 _IN_WORDS = {"": "mean", "_mean": "mean", "_worst": "worst device", "_p10": "10th percentile", "_spread": "spread"}
 _ENDINGS = ("_mean", "_worst", "_p10", "_spread")
 
@@ -132,11 +130,11 @@ class Metric:
 def names_in(line: Mapping[str, Any], part: str = "test") -> list[str]:
     """The names of the metrics on the rows of ``part``, or of ``OWN``, in a line of ``rounds.jsonl``."""
     if part == OWN:
-        keys = [key for key in line if key.startswith(_MODELS) and key.endswith(_ENDINGS)]
+        keys = [key for key in line if key.startswith(MODELS) and key.endswith(_ENDINGS)]
         return list(dict.fromkeys(key.partition("_")[2].removesuffix("_mean") for key in keys))
     return [key.removeprefix(f"{part}_") for key in line if key.startswith(f"{part}_")]
 
 
 def _own_keys(name: str) -> list[str]:
     """The keys of a metric of ``OWN``, the model that a device uses first."""
-    return [f"{model}_{name}" + ("" if name.endswith(_ENDINGS) else "_mean") for model in _MODELS]
+    return [f"{model}_{name}" + ("" if name.endswith(_ENDINGS) else "_mean") for model in reversed(MODELS)]
