@@ -14,7 +14,7 @@ from fedfit.experiment.fingerprint import FREE_KEYS, changed_contents, changed_k
 from fedfit.experiment.load import parse_recipe
 from fedfit.models.digest import digest as tensor_digest
 from fedfit.models.digest import frozen_digest
-from fedfit.settings import Recipe
+from fedfit.settings import PersonalizationSettings, Recipe
 from fedfit.tracking.needs import Fingerprint
 
 
@@ -132,3 +132,12 @@ def test_contents_are_named_apart() -> None:
     assert "partition" in data
     assert "weights of the model 'm'" in weights
     assert changed_contents(before, Fingerprint({"model.name": "m"}, "", "")) == [data, weights]
+
+
+def test_a_key_that_did_not_exist_then_was_at_its_default() -> None:
+    """A run of an older version goes on, unless the new key now says something else than what all did before."""
+    recipe = Recipe()
+    old = {key: value for key, value in values_by_key(recipe).items() if not key.startswith("personalization.")}
+    assert changed_keys(Fingerprint(old), recipe) == []
+    other = replace(recipe, personalization=PersonalizationSettings("ditto"))
+    assert changed_keys(Fingerprint(old), other) == ["personalization.method: none when the run began, ditto now"]

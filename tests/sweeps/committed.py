@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,13 +17,19 @@ from fedfit.sweeps.csv_files import rows_csv, summary_csv
 from fedfit.sweeps.describe import caption
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
-from fedfit.sweeps.mixed_ranks import mixed_ranks
 from fedfit.sweeps.rate_search import Trial
+from fedfit.sweeps.reproduce import COMPARISONS
 from fedfit.sweeps.rows import Row
 from fedfit.sweeps.verdicts import verdicts_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-PAPER, MIXED_RANKS = RESULTS / "paper", RESULTS / "mixed-ranks"
+PAPER = RESULTS / "paper"
+FOLDERS = {
+    "mixed-ranks": RESULTS / "mixed-ranks",
+    **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
+    "personal": RESULTS / "personal",
+}
+"""Comparison → the folder of its results at the scale ``small``."""
 DRAWN = ("fig3", "fig4", "fig5")
 """The figures whose CSV files are enough to draw them; Fig. 2 is drawn over rounds, which its file omits."""
 
@@ -42,19 +49,29 @@ def figure_rows(figure: str) -> list[Row]:
     return found
 
 
-def comparison_rows() -> list[Row]:
-    """The rows of the comparison of mixed ranks, with whole curves."""
-    curves: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for line in _lines(MIXED_RANKS / "mixed-ranks-rounds.csv"):
-        curves.setdefault(_run(line), []).append((float(line["test_accuracy"]), float(line["sent_bytes"])))
-    exchanges = {method.name: method.sends for method in mixed_ranks("small").methods}
-    return [_comparison_row(line, curves[_run(line)], exchanges) for line in _lines(MIXED_RANKS / "mixed-ranks.csv")]
+def comparison_rows(name: str) -> list[Row]:
+    """The rows of a comparison, with their curves; rounds that were not measured are in no file."""
+    made, curves = comparison(name), dict[tuple[str, ...], list[tuple[float, float]]]()
+    for line in _lines(FOLDERS[name] / f"{name}-rounds.csv"):
+        found = curves.setdefault(_run(line), [])
+        found += [(math.nan, math.nan)] * (int(line["round"]) - len(found))
+        found.append((float(line[made.metric.key]), float(line["sent_bytes"])))
+    exchanges = {method.name: method.sends for method in made.methods}
+    return [_comparison_row(line, curves[_run(line)], exchanges) for line in _lines(FOLDERS[name] / f"{name}.csv")]
 
 
-def trials() -> list[Trial]:
+def trials(name: str) -> list[Trial]:
     """The trials of the search for the learning rates."""
-    lines = _lines(MIXED_RANKS / "rates.csv")
-    return [Trial(line["data"], line["method"], float(line["learning_rate"]), float(line["final_accuracy"])) for line in lines]
+    metric = comparison(name).metric
+    return [
+        Trial(line["data"], line["method"], float(line["learning_rate"]), float(line[f"final_{metric.name}"]), metric)
+        for line in _lines(FOLDERS[name] / "rates.csv")
+    ]
+
+
+def comparison(name: str) -> Comparison:
+    """The comparison at the scale of its results."""
+    return COMPARISONS[name][0]("small")
 
 
 def figure_pages(figure: str) -> dict[str, str]:
@@ -67,37 +84,38 @@ def figure_pages(figure: str) -> dict[str, str]:
     }
 
 
-def comparison_pages() -> dict[str, str]:
-    """File name → text of the pages of the comparison that depend on rows and trials alone."""
-    return row_pages(_comparison(), comparison_rows(), trials())
+def comparison_pages(name: str) -> dict[str, str]:
+    """File name → text of the pages of a comparison that depend on rows and trials alone."""
+    return row_pages(comparison(name), comparison_rows(name), trials(name))
 
 
-def draw(paper: Path, comparison: Path) -> list[Path]:
-    """Draws every figure for which the CSV files are enough, into the folder of its kind; returns the paths."""
+def draw_paper(folder: Path) -> list[Path]:
+    """Draws every figure of the paper for which the CSV files are enough; returns the paths."""
     written = []
     for figure in DRAWN:
         sweep = FIGURES[figure]("small")
-        written += write_figure(sweep, figure_rows(figure), caption(sweep), paper)
-    whole = caption(_comparison().whole())
-    return written + write_comparison_figure(_comparison(), comparison_rows(), whole, comparison)
+        written += write_figure(sweep, figure_rows(figure), caption(sweep), folder)
+    return written
 
 
-def _comparison() -> Comparison:
-    return mixed_ranks("small")
+def draw_comparison(name: str, folder: Path) -> list[Path]:
+    """Draws the figure of a comparison; returns the paths."""
+    made = comparison(name)
+    return write_comparison_figure(made, comparison_rows(name), caption(made.whole()), folder)
 
 
 def _comparison_row(line: Mapping[str, str], curve: Sequence[tuple[float, float]], exchanges: Mapping[str, bool]) -> Row:
-    alpha, method = float(line["alpha"]), line["method"]
-    values = _numbers(line)
+    alpha, method = float(line["alpha"]) if "alpha" in line else None, line["method"]
+    values, case = _numbers(line), Case(line["data"], alpha)
     return Row(
-        columns=(("data", line["data"]), ("alpha", alpha), ("method", method)),
+        columns=(*case.columns, ("method", method)),
         seed=int(line["seed"]),
         facts=(("learning_rate", values["learning_rate"]), ("target", values["target"])),
         line=method,
         x=None,
-        panel=Case(line["data"], alpha).label,
+        panel=case.label,
         values=values,
-        curve=tuple(accuracy for accuracy, _ in curve),
+        curve=tuple(value for value, _ in curve),
         sent_bytes=tuple(sent for _, sent in curve),
         chance=None,
         exchanges=exchanges[method],
@@ -105,7 +123,7 @@ def _comparison_row(line: Mapping[str, str], curve: Sequence[tuple[float, float]
 
 
 def _run(line: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(line[name] for name in ("data", "alpha", "method", "seed"))
+    return tuple(line[name] for name in ("data", "alpha", "method", "seed") if name in line)
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
@@ -123,9 +141,11 @@ def main() -> None:
     for figure in FIGURES:
         for name, text in figure_pages(figure).items():
             (PAPER / name).write_text(text, encoding="utf-8")
-    for name, text in comparison_pages().items():
-        (MIXED_RANKS / name).write_text(text, encoding="utf-8")
-    draw(PAPER, MIXED_RANKS)
+    draw_paper(PAPER)
+    for name, folder in FOLDERS.items():
+        for file, text in comparison_pages(name).items():
+            (folder / file).write_text(text, encoding="utf-8")
+        draw_comparison(name, folder)
 
 
 if __name__ == "__main__":

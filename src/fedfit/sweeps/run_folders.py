@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfit.errors import RunFolderError
+from fedfit.experiment.fingerprint import with_later_keys
 from fedfit.experiment.load import to_toml
 from fedfit.experiment.resolve import resolve
 from fedfit.experiment.tables import flat
@@ -29,7 +30,7 @@ def differences(run: Run, out: Path) -> list[str]:
     path = out / RUNS_FOLDER / run.folder / "recipe.toml"
     if not path.is_file():
         return []
-    found, wanted = _read_keys(path), dict(flat(tomllib.loads(to_toml(resolve(run.recipe)))))
+    found, wanted = with_later_keys(_read_keys(path)), with_later_keys(dict(flat(tomllib.loads(to_toml(resolve(run.recipe))))))
     missing = "unset"
     keys = [key for key in {**wanted, **found} if wanted.get(key, missing) != found.get(key, missing)]
     return [f"{key} was {found.get(key, missing)!r} and is now {wanted.get(key, missing)!r}" for key in sorted(keys)]
