@@ -69,16 +69,26 @@ class Run:
         return write_report(self.path)
 
     def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_new_tokens: int | None = None
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
+        *,
+        device: int | None = None,
     ) -> list[Prediction]:
         """The most probable class of each text, and its probability.
 
         Of a language model the most probable exact answer to each prompt, where the recipe has ``data.answer``; else the greedy
-        answer, of at most ``max_new_tokens``, without a probability.
+        answer, of at most ``max_new_tokens``, without a probability. ``device`` uses the own model of that device, where
+        devices have models of their own.
         """
         from fedfit.experiment.use import Predictor
 
-        return Predictor(self.path).predict(texts, pairs, max_new_tokens)
+        if device is None:
+            return Predictor(self.path).predict(texts, pairs, max_new_tokens)
+        from fedfit.experiment.device_adapter import device_adapter
+
+        return Predictor(self.path, adapter=device_adapter(self.path, device)).predict(texts, pairs, max_new_tokens)
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int | None = None, *, base: bool = False) -> list[str]:
         """The greedy answers of a run's language model; with ``base`` those of the frozen base, before training.

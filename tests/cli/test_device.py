@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from peft import PeftConfig
 
+from fedfit.api import load
 from fedfit.experiment.build import build
 from fedfit.experiment.runs import recipe_of
 from tests.cli.command import Answer, fedfit, refused
@@ -103,6 +104,8 @@ def test_predictions_are_the_devices_own(runs: dict[str, Path], world: World, tm
     before = (kept / "adapter_model.safetensors").stat().st_mtime_ns
     assert predictions(run, world, tmp_path / "again.csv", "--device", "1") == own[1]
     assert (kept / "adapter_model.safetensors").stat().st_mtime_ns == before, "it is not made twice"
+    texts = [f"{row['text']}" for row in csv.DictReader(world.test.open())]
+    assert [each.label for each in load(run).predict(texts, device=1)] == [row["prediction"] for row in own[1]]
     recipe = run / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("rounds = 3", "rounds = 5"))
     assert fedfit("resume", run, "--quiet").status == 0

@@ -6,9 +6,10 @@ import numpy as np
 
 from fedfit.aggregation.rules.krum import KrumKeys
 from fedfit.aggregation.rules.slora import SloraKeys
-from fedfit.experiment.build import build, set_apart
+from fedfit.experiment.build import build
 from fedfit.experiment.load import parse_recipe, to_toml
 from fedfit.experiment.resolve import resolve
+from fedfit.experiment.rows_of_devices import set_apart
 from fedfit.settings import DataSettings, FederationSettings, ModelSettings, PartitionSettings, Recipe
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fedfit.core.task import Metric, Score
 from fedfit.core.update import LORA_B, Job, Update
-from fedfit.experiment.build import Experiment, assemble, build, set_apart
+from fedfit.experiment.build import Experiment, assemble, build
+from fedfit.experiment.rows_of_devices import set_apart
 from fedfit.records import DeviceScore, RoundRecord, RoundResult
 from fedfit.rounds.evaluate import evaluate, summary
 from fedfit.settings import DataSettings, EvaluationSettings

@@ -18,14 +18,15 @@ from fedfit.aggregation.table import make_rule
 from fedfit.codecs.contract import Codec
 from fedfit.codecs.table import make_codec
 from fedfit.core.cache_folder import cache_folder
-from fedfit.core.task import Encoded, Task
+from fedfit.core.task import Task
 from fedfit.core.update import Update
-from fedfit.data.corpus import Corpus, TextSet
+from fedfit.data.corpus import TextSet
 from fedfit.data.partition import group_counts, partition
 from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import Samples
 from fedfit.errors import Fault, RecipeError
 from fedfit.experiment.fingerprint import data_digest
+from fedfit.experiment.rows_of_devices import encode, set_apart
 from fedfit.models.cost import adapted_shape
 from fedfit.models.load import load_tokenizer
 from fedfit.models.speaker import ModelSpeaker
@@ -151,38 +152,6 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
         facts["devices"] = None if values is None else [sorted({values[index] for index in part}) for part in held]
     experiment.facts = facts
     return experiment
-
-
-def encode(task: Task, corpus: Corpus, tokenizer: Any, max_tokens: int) -> tuple[Corpus, dict[str, Samples]]:
-    """The samples of each set of ``corpus``, by name, and the corpus with the rows behind them; rows left out are reported."""
-    texts = {"train": corpus.train, "test": corpus.test, "validation": corpus.validation}
-    encoded: dict[str, Encoded] = {}
-    for name, part in texts.items():
-        if part is not None:
-            encoded[name] = task.encode(part, tokenizer, max_tokens)
-            for note in encoded[name].notes:
-                log.warning("%s samples: %s", name, note)
-    kept: dict[str, Any] = {name: texts[name].select(found.kept) for name, found in encoded.items()}  # type: ignore[union-attr]
-    return dataclasses.replace(corpus, **kept), {name: found.samples for name, found in encoded.items()}
-
-
-def set_apart(
-    held: Sequence[np.ndarray], share: float, seed: int, what: str = "device test", at_least: int = 0
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Each device's rows for training, and those set apart, both sorted; a device with one sample trains on it.
-
-    Args:
-        what: the use of those set apart, in the seed of the draw.
-        at_least: rows to be set apart where ``share`` is above 0, from as many and one.
-    """
-    train, tests = [], []
-    for device, rows in enumerate(held):
-        wanted = max(round(share * len(rows)), at_least if share else 0)
-        count = min(wanted, len(rows) - 1) if len(rows) else 0
-        order = np.random.default_rng(derive_seed(seed, what, device)).permutation(rows) if count else rows
-        tests.append(np.sort(order[:count]))
-        train.append(np.sort(order[count:]))
-    return train, tests
 
 
 def assemble(parts: Parts) -> Experiment:

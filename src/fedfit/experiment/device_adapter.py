@@ -94,7 +94,13 @@ def _models(session: Session, device: int) -> Models:
 
 def _write(session: Session, device: int, name: str, found: Models, target: Path) -> None:
     words = f"The {name} model of device {device}, after round {session.records[-1].round}."
-    facts = "".join(f" {key}: {value}." for key, value in found.facts.items()) if name == "fused" else ""
+    facts = (
+        "".join(
+            f" {key}: {value:.3g}." if isinstance(value, float) else f" {key}: {value}." for key, value in found.facts.items()
+        )
+        if name == "fused"
+        else ""
+    )
     card = model_card(session.recipe, session.experiment.facts, session.records, words + facts)
     save: Callable[[Path], None] = session.saving(found.jobs[name])
     try:

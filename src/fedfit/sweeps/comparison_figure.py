@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
@@ -17,9 +18,13 @@ from fedfit.sweeps.rows import Row
 
 _PANEL_INCHES = (4.2, 3.0)
 _LEGEND_INCHES = 1.2
+_LETTER_INCHES = 0.056
+"""The mean width of a letter in small print."""
 _BOUND_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Dashes of methods that send nothing, distinct from one another and from the curves."""
 
+_NEXT_TURN = 3
+"""Markers to pass over when the colours begin anew, so that no two methods have colour and marker in common."""
 _LAST_ROUND = ", last round"
 
 _ALIKE, _STEP_ASIDE, _AXIS = 0.1, 0.022, (1.0, 100.0)
@@ -47,7 +52,8 @@ def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption
         for panels_beside in axes:
             panels_beside[0].set_ylabel(comparison.metric.label)
         _draw_legend(comparison, figure, panels[0])
-        figure.supxlabel(f"bars, side by side: s.d. after the last round. {caption}", fontsize=8, color=FAINT)
+        words = f"bars, side by side: s.d. after the last round. {caption}"
+        figure.supxlabel(fill(words, int(size[0] / _LETTER_INCHES)), fontsize=8, color=FAINT)
         return save(figure, folder / comparison.name)
 
 
@@ -99,7 +105,7 @@ def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, factor:
         mean[-1:],
         yerr=sd[-1:] if sd[-1] else None,
         color=colour,
-        marker=MARKERS[index % len(MARKERS)],
+        marker=MARKERS[(index + _NEXT_TURN * (index // len(PALETTE))) % len(MARKERS)],
         markersize=7,
         markeredgewidth=0,
         elinewidth=1.4,
