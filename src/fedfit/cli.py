@@ -20,6 +20,7 @@ from fedfit.terminal import SCREEN, Json, Quiet, polite_errors, prepare_librarie
 
 if TYPE_CHECKING:
     from fedfit.experiment.session import Session
+    from fedfit.settings import Recipe
 
 
 class _InOrder(TyperGroup):
@@ -86,6 +87,8 @@ def run(
             prepare_libraries()
             from fedfit.experiment.session import Session
 
+            if _follows(resolved, folder):
+                return
             session = Session.start(resolved, folder, force=force)
         _drive(session, as_json, quiet)
 
@@ -105,6 +108,8 @@ def resume(
             prepare_libraries()
             from fedfit.experiment.session import Session
 
+            if _follows(None, folder):
+                return
             session = Session.resume(folder, reset_personal=reset_personal)
         if session.finished and not quiet:
             say(SCREEN, f"{folder} is finished; its report is made anew")
@@ -207,6 +212,22 @@ def _plain_section(section: str, entries: dict[str, Any]) -> None:
     typer.echo(section)
     for name, value in entries.items():
         typer.echo(f"  {name:<28} {value}")
+
+
+def _follows(recipe: Recipe | None, folder: Path) -> bool:
+    """Whether this process is one of a cluster's others; it has then taken part to the end."""
+    from fedfit.rounds.cluster import this_cluster
+
+    cluster = this_cluster()
+    if cluster is None:
+        return False
+    if not cluster.is_main:
+        from fedfit.experiment.follow import follow
+
+        follow(cluster, recipe, folder)
+        return True
+    cluster.wait()
+    return False
 
 
 def _drive(session: Session, as_json: bool, quiet: bool) -> None:

@@ -36,6 +36,7 @@ from fedfit.personalization.contract import Method
 from fedfit.personalization.table import make_method
 from fedfit.randomness import derive_seed
 from fedfit.records import RoundResult
+from fedfit.rounds.cluster import this_cluster
 from fedfit.rounds.devices import Devices
 from fedfit.rounds.evaluate import Policy
 from fedfit.rounds.federation import Federation
@@ -164,7 +165,7 @@ def assemble(parts: Parts) -> Experiment:
     uplink, downlink = make_codec(recipe.transport.uplink), make_codec(recipe.transport.downlink)
     initial = model.adapter.snapshot()
     model.adapter.reserve(rule.server.max_rank(initial) * (method.rank_factor if method is not None else 1))
-    trainer = Trainer(model, parts.trunk, parts.task, training, recipe.seed, settings.rounds)
+    trainer = Trainer(model, parts.trunk, parts.task, training, recipe.seed, settings.rounds, this_cluster())
     kept, rows = parts.memories, parts.held
     devices = Devices(rule, trainer, uplink, downlink, kept, initial, parts.train, rows, seed=recipe.seed, personal=method)
     passes = method.passes if method is not None else 1.0

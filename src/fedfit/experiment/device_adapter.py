@@ -94,14 +94,9 @@ def _models(session: Session, device: int) -> Models:
 
 def _write(session: Session, device: int, name: str, found: Models, target: Path) -> None:
     words = f"The {name} model of device {device}, after round {session.records[-1].round}."
-    facts = (
-        "".join(
-            f" {key}: {value:.3g}." if isinstance(value, float) else f" {key}: {value}." for key, value in found.facts.items()
-        )
-        if name == "fused"
-        else ""
-    )
-    card = model_card(session.recipe, session.experiment.facts, session.records, words + facts)
+    facts = [f" {key}: {value:.3g}." if isinstance(value, float) else f" {key}: {value}." for key, value in found.facts.items()]
+    words += "".join(facts) if name == "fused" else ""
+    card = model_card(session.recipe, session.experiment.facts, session.records, words)
     save: Callable[[Path], None] = session.saving(found.jobs[name])
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

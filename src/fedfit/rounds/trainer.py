@@ -19,6 +19,7 @@ from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
 from fedfit.randomness import derive_seed
+from fedfit.rounds.cluster import Cluster
 from fedfit.rounds.hooks import GradientHooks
 from fedfit.rounds.optimizers import add_pull, make_optimizer, pulled_to, rate_factor, set_rate, trained_parameters
 from fedfit.rounds.reference import ReferenceValues
@@ -51,9 +52,20 @@ class Trainer:
     Args:
         seed: of the run; batches and dropout are drawn from (seed, round, device).
         rounds: of the whole run, over which the learning rate's schedule stretches.
+        cluster: the processes that train each batch together, if there are others.
     """
 
-    def __init__(self, model: SplitModel, trunk: Trunk, task: Task, settings: TrainingSettings, seed: int, rounds: int) -> None:
+    def __init__(
+        self,
+        model: SplitModel,
+        trunk: Trunk,
+        task: Task,
+        settings: TrainingSettings,
+        seed: int,
+        rounds: int,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self._cluster = cluster
         self._model, self._trunk, self._task, self._settings = model, trunk, task, settings
         self._seed, self._rounds = seed, rounds
         self._reference = None if task.reference is None else ReferenceValues(model, trunk, task, settings.precision)
@@ -97,7 +109,7 @@ class Trainer:
             pull = part.pull.strength, pulled_to(part.pull.anchor, model.adapter.named_parameters(), trained)
         elif settings.proximal > 0:
             pull = settings.proximal, [parameter.detach().clone() for parameter in trained]
-        step = _Step(self._model, self._trunk, self._task, settings, hooks, trained, reference, pull)
+        step = _Step(self._model, self._trunk, self._task, settings, hooks, trained, reference, pull, self._cluster)
         total_loss, seen = torch.zeros((), device=model.device), 0
         model.train_mode(True, base_dropout=settings.dropout)
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -163,8 +175,9 @@ class _Step:
         trained: Sequence[torch.nn.Parameter],
         reference: Mapping[int, torch.Tensor] | None = None,
         pull: tuple[float, Sequence[torch.Tensor]] | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
-        self.hooks, self._reference, self._pull = hooks, reference, pull
+        self.hooks, self._reference, self._pull, self._cluster = hooks, reference, pull, cluster
         self._model, self._trunk, self._task, self._settings = model, trunk, task, settings
         self._optimizer = make_optimizer(trained, settings)
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=settings.precision == "fp16")
@@ -173,9 +186,8 @@ class _Step:
         """A step at the learning rate ``rate`` over ``samples[batch]``; returns the loss before it."""
         settings, optimizer, scaler = self._settings, self._optimizer, self._scaler
         set_rate(optimizer, rate)
-        loss = batch_loss(self._model, self._trunk, self._task, samples, batch, settings.precision, self._reference)
         optimizer.zero_grad()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(samples, batch)
         if self._pull is not None or settings.max_grad_norm > 0 or self.hooks.acts:
             scaler.unscale_(optimizer)
         self.hooks.before_clipping()
@@ -188,4 +200,28 @@ class _Step:
         scaler.step(optimizer)
         scaler.update()
         self.hooks.rate_sum += rate
-        return loss.detach()
+        return loss
+
+    def _backward(self, samples: Samples, batch: np.ndarray) -> torch.Tensor:
+        """Puts the gradients of the batch's loss in place, scaled where the precision asks for it; returns the loss."""
+        cluster, task = self._cluster, self._task
+        mine = batch if cluster is None else cluster.part(batch)
+        loss = torch.zeros((), device=self._model.device)
+        if len(mine):
+            found = batch_loss(self._model, self._trunk, task, samples, mine, self._settings.precision, self._reference)
+            loss = found if cluster is None else found * share_of(task, samples, mine, batch)
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if cluster is None:
+            return loss.detach()
+        cluster.sum_gradients(trained_parameters(self._optimizer))
+        return cluster.sum(loss.detach())
+
+
+def share_of(task: Task, samples: Samples, part: np.ndarray, batch: np.ndarray) -> float:
+    """The weight of a part's loss in that of the batch: a mean over the positions that are read, or over rows where the loss
+    compares with a reference.
+    """
+    if task.reference is not None:
+        return len(part) / len(batch)
+    reads = task.reads(samples)
+    return float(reads[part].sum() / reads[batch].sum())
