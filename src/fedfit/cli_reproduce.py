@@ -15,12 +15,12 @@ def reproduce(
     figure: Annotated[
         str,
         typer.Argument(
-            help="fig2 (placement), fig3 (rank), fig4 (deadline), fig5 (energy); mixed-ranks, rules compared; or of language "
-            "models commonsense, instructions, preferences."
+            help="fig2 (placement), fig3 (rank), fig4 (deadline), fig5 (energy); mixed-ranks, rules compared; personal, devices' "
+            "own models; or of language models commonsense, instructions, preferences."
         ),
     ],
     scale: Annotated[
-        str, typer.Option(help="smoke: a minute; small: two cores; paper: a GPU and the hub (not of mixed-ranks).")
+        str, typer.Option(help="smoke: a minute; small: two cores; paper: a GPU and the hub (not of mixed-ranks, personal).")
     ] = "small",
     seeds: Annotated[int | None, typer.Option(help="How many seeds; by default as many as the scale has.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; by default runs/<figure>-<scale>.")] = None,

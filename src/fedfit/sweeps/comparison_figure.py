@@ -23,6 +23,7 @@ _LETTER_INCHES = 0.056
 _BOUND_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Dashes of methods that send nothing, distinct from one another and from the curves."""
 
+_DECADE = 10.0
 _NEXT_TURN = 3
 """Markers to pass over when the colours begin anew, so that no two methods have colour and marker in common."""
 _LAST_ROUND = ", last round"
@@ -83,6 +84,10 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
             panel.axhline(mean, color=colour, linewidth=1.4, linestyle=dash, label=f"{method.name}{_LAST_ROUND}")
             bounds += 1
     panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    if high < _DECADE * low:  # on a shorter axis a step aside would look like bytes
+        middle = math.sqrt(low * high)
+        panel.set_xlim(middle / math.sqrt(_DECADE), middle * math.sqrt(_DECADE))
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the default sets powers of ten as formulas
