@@ -15,8 +15,8 @@ def reproduce(
     figure: Annotated[
         str,
         typer.Argument(
-            help="fig2 (placement), fig3 (rank), fig4 (deadline), fig5 (energy); mixed-ranks, rules compared; personal, devices' "
-            "own models; or of language models commonsense, instructions, preferences."
+            help="fig2 (placement), fig3 (rank), fig4 (deadline), fig5 (energy); mixed-ranks, rules compared; personal, "
+            "devices' own models; or of language models commonsense, instructions, preferences."
         ),
     ],
     scale: Annotated[
