@@ -39,7 +39,7 @@ from tests.builders import random_update, rule_of, same_bits, tiny_experiment, t
 STATE = random_update(99)
 GROUPS = STATE.present
 RATE, BETA1, BETA2, TAU = 0.3, 0.8, 0.95, 0.02
-MOMENTS = {"sgd": "", "momentum": "m", "adagrad": "mv", "adam": "mv", "yogi": "mv"}
+MOMENTS = {"sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "mv", "adam": "mv", "yogi": "mv"}
 
 
 def wrapped(
@@ -74,6 +74,9 @@ class ScalarTwin:
             move = delta
         elif self.kind == "momentum":
             self.m = move = BETA1 * self.m + delta
+        elif self.kind == "nesterov":
+            self.m = BETA1 * self.m + delta
+            move = BETA1 * self.m + delta
         else:
             self.m = BETA1 * self.m + (1 - BETA1) * delta
             if self.kind == "adagrad":

@@ -74,7 +74,7 @@ def data_digest(sets: Sequence[Samples], parts: Sequence[np.ndarray]) -> str:
 
 def changed_keys(before: Fingerprint, recipe: Recipe) -> list[str]:
     """What ``recipe`` says otherwise than when the run began, in words, a line a key. Keys that may change are left out."""
-    began, now = with_later_keys(before.recipe), values_by_key(recipe)
+    began, now = with_later_keys(before.recipe), with_later_keys(values_by_key(recipe))
     free = set(FREE_KEYS) - (set() if _constant_rate(began) else {"federation.rounds"})
     keys = [key for key in {**began, **now} if began.get(key, _UNSET) != now.get(key, _UNSET) and key not in free]
     return [f"{key}: {began.get(key, _UNSET)} when the run began, {now.get(key, _UNSET)} now" for key in keys]

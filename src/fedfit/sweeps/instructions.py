@@ -20,7 +20,7 @@ RANK, ALPHA = 32, 64
 DEVICES = 5
 TARGETS = ("q_proj", "v_proj")
 PROXIMAL = 0.01
-SGD_RATES = {"smoke": (0.1,), "small": (5.0, 20.0), "paper": (0.1, 0.5)}
+SGD_RATES = {"smoke": (0.1,), "small": (0.5, 2.0), "paper": (0.1, 0.5)}
 """Rates of SCAFFOLD, whose control variates need SGD here; OpenFedLLM corrects the gradient before AdamW."""
 MOMENTUM = {"smoke": 0.5, "small": 0.5, "paper": 0.9}
 """β of FedAvgM, whose rate is 1 − β, for OpenFedLLM averages the changes. 0.9 is its own, for 200 rounds."""
