@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 PAPER = RESULTS / "paper"
 FOLDERS = {
     "mixed-ranks": RESULTS / "mixed-ranks",
-    **{name: RESULTS / "language-models" / name for name in ("commonsense", "preferences")},
+    **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
 }
 """Comparison → the folder of its results at the scale ``small``."""
 DRAWN = ("fig3", "fig4", "fig5")
