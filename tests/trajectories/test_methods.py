@@ -1,16 +1,14 @@
 """Every method of personalisation from a recipe to a run folder: a run that was stopped or killed ends the same."""
 
 import signal
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from fedfit.experiment.load import parse_recipe
-from fedfit.experiment.session import Session
 from fedfit.personalization.table import METHODS
 from tests.trajectories.process import AtStep, fedfit
-from tests.trajectories.world import World, lines, outcome, resume
+from tests.trajectories.world import World, lines, outcome, resume, stop_after
 
 OVERRIDES = [
     "adapter.dropout=0.1",
@@ -42,16 +40,8 @@ def test_a_run_that_was_stopped_ends_the_same(method: str, world: World, tmp_pat
 
 
 def stopped(world: World, out: Path, method: str, rounds: int) -> Path:
-    """A run whose caller stops asking after ``rounds`` rounds."""
-    session = Session.start(parse_recipe(world.recipe.read_text(), [*world.overrides, *overrides(method)]), out)
-    try:
-        with closing(session.results()) as results:  # type: ignore[type-var]
-            for result in results:
-                if result.record.round == rounds:
-                    break
-    finally:
-        session.folder.close()
-    return out
+    recipe = parse_recipe(world.recipe.read_text(), [*world.overrides, *overrides(method)])
+    return stop_after(recipe, out, rounds)
 
 
 @pytest.mark.parametrize("step", [3, 11, 13])

@@ -1,15 +1,13 @@
 """Every rule from a recipe to a run folder: what is saved is what was measured, and a run that was stopped ends the same."""
 
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from fedfit.aggregation.table import RULES
 from fedfit.experiment.load import parse_recipe
-from fedfit.experiment.session import Session
 from tests.trajectories.test_results import score_by_peft
-from tests.trajectories.world import World, lines, outcome, resume
+from tests.trajectories.world import World, lines, outcome, resume, stop_after
 
 FREE = ["adapter.dropout=0", "federation.rounds=4"]
 
@@ -57,14 +55,5 @@ def test_a_run_that_was_stopped_ends_the_same(rule: str, tiny_models: dict[str, 
 
 
 def stopped(world: World, out: Path, rule: str, rounds: int, base: Path) -> Path:
-    """A run whose caller stops asking after ``rounds`` rounds."""
     recipe = parse_recipe(unplanned(world), [*world.overrides, *overrides(rule), f"model.name={base}"])
-    session = Session.start(recipe, out)
-    try:
-        with closing(session.results()) as results:  # type: ignore[type-var]
-            for result in results:
-                if result.record.round == rounds:
-                    break
-    finally:
-        session.folder.close()
-    return out
+    return stop_after(recipe, out, rounds)

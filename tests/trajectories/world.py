@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from fedfit.experiment.load import parse_recipe
 from fedfit.experiment.session import Session
+from fedfit.settings import Recipe
 
 LETTERS = {"sport": "abcdefgh", "art": "ijklmnop", "law": "qrstuvwx"}
 """Each class has letters of its own, so that even a random encoder tells the classes apart. Not in sorted order."""
@@ -103,6 +104,19 @@ class World:
 def resume(out: Path) -> Path:
     """What ``fedfit resume`` does, without a report."""
     return finish(Session.resume(out))
+
+
+def stop_after(recipe: Recipe, out: Path, rounds: int) -> Path:
+    """A run whose caller stops asking after ``rounds`` rounds."""
+    session = Session.start(recipe, out)
+    try:
+        with closing(session.results()) as results:  # type: ignore[type-var]
+            for result in results:
+                if result.record.round == rounds:
+                    break
+    finally:
+        session.folder.close()
+    return out
 
 
 def finish(session: Session) -> Path:
