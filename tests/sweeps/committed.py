@@ -27,6 +27,7 @@ PAPER = RESULTS / "paper"
 FOLDERS = {
     "mixed-ranks": RESULTS / "mixed-ranks",
     **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
+    "personal": RESULTS / "personal",
 }
 """Comparison → the folder of its results at the scale ``small``."""
 DRAWN = ("fig3", "fig4", "fig5")

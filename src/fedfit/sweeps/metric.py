@@ -86,7 +86,8 @@ class Metric:
     @property
     def label(self) -> str:
         """Label for an axis: ``Test accuracy (%)``."""
-        return capital(Measure.of(self.key).label) + (" (%)" if self.is_share else "")
+        words = f"devices' own {self.word}" if self.part == OWN else Measure.of(self.key).label
+        return capital(words) + (" (%)" if self.is_share else "")
 
     def shown(self, value: float) -> str:
         """``value`` as text: ``86.1 %`` for a share, ``0.861`` for any other metric."""
