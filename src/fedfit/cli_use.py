@@ -91,9 +91,12 @@ def export(
 
 
 def _check_export(merged: Path | None, device: int | None, model: str | None, out: Path | None) -> None:
-    """Options that do nothing by themselves."""
+    """Options that do nothing by themselves, and a folder that is not free, before anything is written."""
     from fedfit.errors import DataError
+    from fedfit.tracking.adapter_folder import check_free
 
+    if merged is not None:
+        check_free(merged, "--merged")
     if device is None:
         if model is not None or out is not None:
             raise DataError("--model and --out are of one device's adapter; add --device, or give --merged alone")

@@ -88,6 +88,16 @@ def test_another_of_its_models(runs: dict[str, Path], world: World, tiny_bert: P
     refused("export", runs["ditto"], "--device", "0", "--model", "fused", says=["--model fused", "shared", "personal"])
 
 
+def spoil(file: Path, damage: str) -> None:
+    """Flips a bit of ``file``, cuts it in half, or removes it."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(bytes(content) if damage == "flip" else bytes(content[: len(content) // 2]))
+
+
 def predictions(run: Path, world: World, out: Path, *more: str) -> list[dict[str, str]]:
     answer: Answer = fedfit("predict", run, "--input", world.test, "--output", out, "--quiet", *more)
     assert answer.status == 0, answer.stderr
@@ -118,7 +128,8 @@ def test_predictions_are_the_devices_own(runs: dict[str, Path], world: World, tm
 
 def test_what_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     own, out = runs["ditto"], tmp_path / "out"
-    refused("export", runs["none"], "--device", "0", "--out", out, says=["have no models of their own", "[personalization]"])
+    says = ["have no models of their own", "personalization.method", "ditto", "fdlora", "federation.rule", "fedsa_lora"]
+    refused("export", runs["none"], "--device", "0", "--out", out, says=says)
     refused("export", own, "--device", "7", "--out", out, says=["--device 7", "the devices 0 to 2"])
     refused("export", own, says=["--merged DIR", "--device K"])
     refused("export", own, "--merged", out, "--model", "personal", says=["add --device"])
@@ -126,6 +137,70 @@ def test_what_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     (out / "mine").mkdir(parents=True)
     refused("export", own, "--device", "0", "--out", out, says=["holds files already", "--out"])
     refused("predict", runs["none"], "--input", own / "recipe.toml", "--format", "csv", "--device", "0", says=["error"])
+
+
+def test_places_are_looked_at_before_anything_is_written(runs: dict[str, Path], tmp_path: Path) -> None:
+    full, out = tmp_path / "full", tmp_path / "out"
+    full.mkdir()
+    (full / "mine").write_text("")
+    refused("export", runs["ditto"], "--device", "0", "--out", out, "--merged", full, says=["holds files already", "--merged"])
+    refused("export", runs["ditto"], "--device", "0", "--out", full / "mine", says=["is a file", "--out"])
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "made_of.json"])
+def test_a_kept_adapter_that_is_damaged_is_made_anew(
+    name: str, damage: str, runs: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["ditto"], run)
+    before = predictions(run, world, tmp_path / "before.csv", "--device", "1")
+    kept = run / "device-adapters" / "device-000001-own" / name
+    content = kept.read_bytes()
+    spoil(kept, damage)
+    assert predictions(run, world, tmp_path / "after.csv", "--device", "1") == before
+    assert kept.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_kept_adapter_hides_no_damage_to_what_it_was_made_of(
+    damage: str, runs: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["ditto"], run)
+    predictions(run, world, tmp_path / "before.csv", "--device", "1")
+    memory = max((run / "devices" / "device-000001").iterdir())
+    spoil(memory, damage)
+    says = [memory.name, "device-000001", f"fedfit resume {run} --reset-personal", "--device 1 makes the model of device 1"]
+    refused("predict", run, "--input", world.test, "--device", "1", says=says)
+    assert predictions(run, world, tmp_path / "other.csv"), "the shared model needs no device"
+
+
+def test_missing_data_are_named_and_what_they_are_needed_for(tmp_path: Path, tiny_bert: Path) -> None:
+    (tmp_path / "world").mkdir()
+    world = World(tmp_path / "world", tiny_bert)
+    with one_thread_only():
+        run = world.run(tmp_path / "run", *PLAIN, f"{METHOD}fedper", "federation.rounds=1")
+    world.train.rename(tmp_path / "elsewhere.csv")
+    refused("export", run, "--device", "1", says=[world.train.name, "--device 1 makes the model", "its data"])
+
+
+def test_of_a_device_that_has_not_taken_part(
+    runs: dict[str, Path], world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told where others keep something; fine-tuning keeps nothing on any device, so there is nothing to tell."""
+    some = world.run(tmp_path / "some", *PLAIN, f"{METHOD}ditto", "federation.devices_per_round=1", "federation.rounds=1")
+    took_part = {line["device"] for line in lines(some / "devices.jsonl")}
+    other = min({0, 1, 2} - took_part)
+    for device in (other, *took_part):
+        caplog.clear()
+        answer = fedfit("export", some, "--device", str(device), "--out", tmp_path / f"of-{device}", "--quiet")
+        assert answer.status == 0, answer.stderr
+        assert ("keeps nothing of its own yet" in caplog.text) == (device == other)
+    caplog.clear()
+    assert fedfit("export", runs["fine_tune"], "--device", "1", "--out", tmp_path / "tuned", "--quiet").status == 0
+    assert not caplog.text
 
 
 def test_a_look_at_a_finished_run_leaves_it_as_it_was(runs: dict[str, Path]) -> None:
@@ -141,12 +216,7 @@ def test_damage_is_named(runs: dict[str, Path], tmp_path: Path, caplog: pytest.L
         run = tmp_path / damage
         shutil.copytree(runs["ditto"], run)
         file = max((run / "devices" / "device-000001").iterdir())
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        if damage == "remove":
-            file.unlink()
-        else:
-            file.write_bytes(bytes(content) if damage == "flip" else bytes(content[: len(content) // 2]))
+        spoil(file, damage)
         says = [file.name, "device-000001", "restore it"]
         refused("export", run, "--device", "1", "--out", tmp_path / "x", says=says)
         refused("resume", run, says=[*says, "--reset-personal"])

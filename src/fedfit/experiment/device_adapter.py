@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from fedfit.aggregation.table import rule_entry, rule_keys
 from fedfit.core.personal import Models
-from fedfit.errors import RunFolderError, choose
+from fedfit.errors import FedfitError, RunFolderError, choose
+from fedfit.experiment.kept_adapter import is_kept, newest_checkpoint, note_kept
 from fedfit.experiment.model_card import model_card
 from fedfit.experiment.runs import recipe_of
 from fedfit.experiment.session import Session
-from fedfit.personalization.table import NONE
+from fedfit.personalization.table import METHODS, NONE
 from fedfit.rounds.evaluate import Policy
 from fedfit.settings import Recipe
-from fedfit.tracking.adapter_folder import write_adapter
+from fedfit.tracking.adapter_folder import check_free, write_adapter
+from fedfit.tracking.memories import device_folder
+from fedfit.tracking.run_folder import DEVICES_FOLDER
 
 log = logging.getLogger(__name__)
 
 FOLDER = "device-adapters"
-_MADE_OF = "made_of.json"
 
 
 def device_adapter(run: Path, device: int, model: str | None = None, out: Path | None = None) -> Path:
     """The folder of the adapter that ``device`` uses after the run's last round.
 
     It is made from the newest checkpoint and from what the device keeps; the run's data are read again. Without ``out`` it is
-    kept in the run's folder, and made anew only when there is another checkpoint.
+    kept in the run's folder, and made anew only when what it was made of has changed, or a file of its own.
 
     Args:
         model: another of the device's models: ``personal``, ``shared`` or ``fused``.
@@ -40,15 +41,13 @@ def device_adapter(run: Path, device: int, model: str | None = None, out: Path |
     """
     recipe = recipe_of(run)
     _check(run, recipe, device)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunFolderError(
-            f"{out} holds files already; give another --out" if out.is_dir() else f"{out} is a file; give another --out"
-        )
+    if out is not None:
+        check_free(out, "--out")
     target = out or run / FOLDER / f"device-{device:06d}-{model or 'own'}"
-    made_of = _checkpoint(run)
-    if out is None and _is_made_of(target, made_of):
+    sources = (newest_checkpoint(run), run / DEVICES_FOLDER / device_folder(device))
+    if out is None and is_kept(target, sources):
         return target
-    session = Session.resume(run)
+    session = _session(run, device)
     try:
         found = _models(session, device)
         if model is not None and model not in found.jobs:
@@ -62,16 +61,25 @@ def device_adapter(run: Path, device: int, model: str | None = None, out: Path |
     finally:
         session.folder.close()
     if out is None:
-        (target / _MADE_OF).write_text(json.dumps(made_of), encoding="utf-8")
+        note_kept(target, sources)
     return target
+
+
+def _session(run: Path, device: int) -> Session:
+    """The run, as ``fedfit resume`` would go on with it; what that refuses is refused in the same words."""
+    try:
+        return Session.resume(run)
+    except FedfitError as error:
+        error.args = (f"{error}\n--device {device} makes the model of device {device} from the run and its data, as they were",)
+        raise
 
 
 def _check(run: Path, recipe: Recipe, device: int) -> None:
     traits = rule_entry(recipe.federation.rule).traits(rule_keys(recipe))
     if not traits.personal and recipe.personalization.method == NONE:
         raise RunFolderError(
-            f"--device {device}: the devices of {run} have no models of their own; a recipe with [personalization] gives them "
-            "some, and the rules fedsa_lora and local_only do"
+            f"--device {device}: the devices of {run} have no models of their own; a recipe gives them some with "
+            f"personalization.method ({', '.join(METHODS)}) or with federation.rule (fedsa_lora, local_only)"
         )
     if not 0 <= device < recipe.federation.devices:
         raise RunFolderError(f"--device {device}: there are the devices 0 to {recipe.federation.devices - 1}")
@@ -87,7 +95,7 @@ def _models(session: Session, device: int) -> Models:
     number = session.last.record.round
     if not len(session.experiment.parts.held[device]):
         raise RunFolderError(f"--device {device}: it holds no samples, so it has no model")
-    if session.folder.memories.last_round(device, number + 1) is None:
+    if (keepers := session.folder.memories.marks()) and device not in keepers:
         log.warning("device %d keeps nothing of its own yet: its models come from the shared one", device)
     return policy.models_of(device, session.experiment.rule.server.model(session.last.state), number)
 
@@ -103,19 +111,3 @@ def _write(session: Session, device: int, name: str, found: Models, target: Path
         write_adapter(target, save, session.experiment.label_names, card)
     except OSError as error:
         raise RunFolderError(f"{target} cannot be written: {error.strerror or error}; choose another --out") from error
-
-
-def _checkpoint(run: Path) -> list[str]:
-    """Name and first line, which holds a checksum, of the newest checkpoint; empty where there is none."""
-    newest = max((run / "checkpoints").glob("round-*.checkpoint"), default=None)
-    if newest is None:
-        return []
-    with newest.open("rb") as file:
-        return [newest.name, file.readline(4096).hex()]
-
-
-def _is_made_of(folder: Path, made_of: list[str]) -> bool:
-    try:
-        return bool(made_of) and json.loads((folder / _MADE_OF).read_text(encoding="utf-8")) == made_of
-    except (OSError, ValueError):
-        return False

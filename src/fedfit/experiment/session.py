@@ -101,7 +101,8 @@ class Session:
             now = _fingerprint(experiment)
             changed = changed_contents(needs.fingerprint, now) if last else []
             lost = folder.lost(needs)
-            hint = "; or let devices start anew whose own models are lost, with --reset-personal" if resettable and lost else ""
+            anew = f"; or let devices start anew whose own models are lost, with `fedfit resume {path} --reset-personal`"
+            hint = anew if resettable and lost else ""
             folder.refuse([*(changed or _partition_lost(folder, experiment)), *lost], hint)
             _warn_of_changes(folder.read_object("environment.json"), environment(experiment.parts.model.device))
             rounds, devices = folder.rewind(last)

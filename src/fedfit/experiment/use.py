@@ -12,6 +12,7 @@ from fedfit.data.batches import length_sorted_batches
 from fedfit.errors import RunFolderError
 from fedfit.experiment.answering import LanguageModel
 from fedfit.experiment.tuned import Prediction, tuned
+from fedfit.tracking.adapter_folder import check_free
 
 _BATCH_SIZE = 64
 
@@ -72,9 +73,7 @@ def export_merged(run: Path, folder: Path, adapter: Path | None = None) -> Path:
     Raises:
         RunFolderError: for a run without a saved adapter, and a folder that holds something already or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        fault = "holds files already" if folder.is_dir() else "is a file"
-        raise RunFolderError(f"{folder} {fault}; give another --merged")
+    check_free(folder, "--merged")
     found = tuned(run, torch.device("cpu"), adapter)
     merged = found.model.merge_and_unload()
     try:

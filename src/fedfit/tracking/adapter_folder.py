@@ -24,6 +24,16 @@ def write_adapter(target: Path, save: Callable[[Path], None], labels: Sequence[s
     return beside.rename(target)
 
 
+def check_free(folder: Path, option: str) -> None:
+    """Refuses a place that holds something already.
+
+    Raises:
+        RunFolderError: which names the ``option`` that chose it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder} {'holds files already' if folder.is_dir() else 'is a file'}; give another {option}")
+
+
 def read_labels(adapter: Path) -> list[str]:
     """The names of the classes beside a saved adapter, in the order of the outputs.
 

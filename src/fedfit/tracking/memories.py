@@ -32,6 +32,11 @@ _BACK = 2  # rounds that a run may go back: checkpoints are kept of the newest t
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 
 
+def device_folder(device: int) -> str:
+    """The name of the folder of ``device``."""
+    return f"device-{device:06d}"
+
+
 class DeviceMemories:
     """Memories below ``folder``; in a temporary folder, gone with this object, when it is ``None``."""
 
@@ -104,7 +109,7 @@ class DeviceMemories:
         self._checksums = {device: {mark.position: mark.checksum} for device, mark in marks.items()}
 
     def _path(self, device: int, round_number: int) -> Path:
-        return self._folder / f"device-{device:06d}" / f"round-{round_number:06d}.safetensors"
+        return self._folder / device_folder(device) / f"round-{round_number:06d}.safetensors"
 
     def _rounds(self, device: int) -> list[int]:
         matches = [_NAME.fullmatch(path.name) for path in self._path(device, 0).parent.glob("*")]
