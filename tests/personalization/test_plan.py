@@ -22,7 +22,8 @@ def costs(world: World, out: Path, *keys: str) -> list[dict[str, dict[str, float
 
 
 @pytest.mark.parametrize(
-    ("method", "times"), [("ditto", 2.0), ("fedrep", 2.0), ("fedalt", 5 / 3), ("fedper", 1.0), ("fine_tune", 1.0)]
+    ("method", "times"),
+    [("ditto", 2.0), ("fedrep", 2.0), ("fedalt", 5 / 3), ("fedper", 1.0), ("fine_tune", 1.0), ("pftt", 1.0), ("pfedlora", 2.0)],
 )
 def test_compute_is_charged_and_radio_is_not(method: str, times: float, world: World, tmp_path: Path) -> None:
     """Seconds and joules of computing, at one frequency: ``times`` those of the same rounds without the method."""
@@ -34,8 +35,8 @@ def test_compute_is_charged_and_radio_is_not(method: str, times: float, world: W
             assert mine["sent"][kind] == pytest.approx(times * other["sent"][kind], rel=1e-9), kind
         if method in ("ditto", "fine_tune"):
             assert mine["sent"]["uplink_s"] == other["sent"]["uplink_s"]
-        if method in ("fedper", "fedrep"):
-            assert mine["sent"]["uplink_s"] < other["sent"]["uplink_s"], "the head stays at home"
+        if method in ("fedper", "fedrep", "pftt", "pfedlora"):
+            assert mine["sent"]["uplink_s"] < other["sent"]["uplink_s"], "part of it stays at home"
 
 
 def test_with_a_joint_plan_a_second_training_costs_rank(world: World, tmp_path: Path) -> None:

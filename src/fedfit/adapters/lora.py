@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,20 @@ from fedfit.adapters.mixed_pairs import MixedPairs
 from fedfit.adapters.peft_files import describe_sizes, labelled_config
 from fedfit.adapters.resident_pair import ResidentPair
 from fedfit.core.checks import tensor_form
-from fedfit.core.update import GATE, HEAD, LORA_A, LORA_B, PAIRS, Fact, Job, Update, named_tensors, update_of
+from fedfit.core.update import (
+    GATE,
+    HEAD,
+    HOME_A,
+    HOME_B,
+    LORA_A,
+    LORA_B,
+    PAIRS,
+    Fact,
+    Job,
+    Update,
+    named_tensors,
+    update_of,
+)
 from fedfit.errors import UpdateRefused
 from fedfit.models.adapter import AdapterKind
 from fedfit.models.cost import factor_parameters
@@ -97,6 +110,8 @@ class LoraAdapter:
     def __init__(self, model: PeftModel, family: Family) -> None:
         self._modules = lora_modules(model)
         self._pairs = {name: ResidentPair(module, _ADAPTER) for name, module in self._modules.items()}
+        self._home: dict[str, ResidentPair] = {}
+        self._layers = f"{family.layers}."
         self._merged, self._mixed = MergedWeights(self._modules), MixedPairs(self._modules)
         self.rank = max(pair.a.shape[0] for pair in self._pairs.values())
         head = head_parameters(model, family)
@@ -104,7 +119,7 @@ class LoraAdapter:
 
     @property
     def factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter, float]]:
-        """Parameters ``(A, B)`` and scale by module, at the rank that was loaded last."""
+        """Parameters ``(A, B)`` and scale by module, at the rank that was loaded last; without those at home."""
         return {name: (pair.a, pair.b, pair.scale) for name, pair in self._pairs.items()}
 
     def parameters(self) -> list[nn.Parameter]:
@@ -115,8 +130,9 @@ class LoraAdapter:
         """Every trainable parameter by its name in ``core.update.named_tensors``, in a fixed order."""
         pairs = {
             f"{group}.{name}": parameter
-            for name, pair in self._pairs.items()
-            for group, parameter in ((LORA_A, pair.a), (LORA_B, pair.b))
+            for (a, b), some in (((LORA_A, LORA_B), self._pairs), ((HOME_A, HOME_B), self._home))
+            for name, pair in some.items()
+            for group, parameter in ((a, pair.a), (b, pair.b))
         }
         head = {f"{HEAD}.{name}": parameter for name, parameter in self.head.items()}
         return pairs | head | {f"{GATE}.{name}": parameter for name, parameter in self._mixed.gates.items()}
@@ -132,6 +148,15 @@ class LoraAdapter:
             pair.reserve(rank)
         self.rank = max(self.rank, rank)
 
+    def keep_at_home(self, layers: Collection[int]) -> None:
+        """See ``models.adapter.Adapter``."""
+        every = {**self._pairs, **self._home}
+        self._home = {name: every[name] for name in self._modules if self._layer(name) in layers}
+        self._pairs = {name: every[name] for name in self._modules if name not in self._home}
+
+    def _layer(self, module: str) -> int:
+        return int(module.partition(self._layers)[2].partition(".")[0])
+
     def train_only(self, groups: frozenset[str]) -> list[nn.Parameter]:
         """Lets gradients reach ``groups`` alone; returns their parameters, in a fixed order."""
         named = self.named_parameters()
@@ -140,7 +165,7 @@ class LoraAdapter:
         return [parameter for parameter in named.values() if parameter.requires_grad]
 
     def pairs(self) -> Sequence[tuple[nn.Parameter, nn.Parameter]]:
-        """A and B of every module, at the rank that was loaded last."""
+        """A and B of every module, at the rank that was loaded last; without those at home."""
         return [(pair.a, pair.b) for pair in self._pairs.values()]
 
     @torch.no_grad()
@@ -162,6 +187,9 @@ class LoraAdapter:
         self._mixed.load(job.beside, gates)
         for name, pair in self._pairs.items():
             pair.load(update.factors[name])
+        for name, pair in self._home.items():
+            pair.a.copy_(update.groups[HOME_A][name])
+            pair.b.copy_(update.groups[HOME_B][name])
         for name, parameter in self.head.items():
             parameter.copy_(update.groups[HEAD][name])
 
@@ -190,8 +218,13 @@ class LoraAdapter:
         return Update(groups, view.scales, weight, facts or {})
 
     def _view(self) -> Update:
-        head = {name: parameter.data for name, parameter in self.head.items()}
-        return update_of({name: pair.factors for name, pair in self._pairs.items()}, {HEAD: head} if head else None)
+        rest = {
+            HEAD: {name: parameter.data for name, parameter in self.head.items()},
+            HOME_A: {name: pair.a.data for name, pair in self._home.items()},
+            HOME_B: {name: pair.b.data for name, pair in self._home.items()},
+        }
+        pairs = {name: pair.factors for name, pair in self._pairs.items()}
+        return update_of(pairs, {group: tensors for group, tensors in rest.items() if tensors})
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

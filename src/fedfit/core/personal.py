@@ -32,6 +32,10 @@ class Local(Protocol):
     def few_shot(self) -> int:
         """Samples in the device's few-shot part, which nothing trains on; 0 where it has none."""
 
+    @property
+    def trains(self) -> frozenset[str] | None:
+        """The groups that the rule has devices train in this round; all when ``None``."""
+
     def train(
         self,
         job: Job,
@@ -84,6 +88,10 @@ class Personal(Protocol):
     @property
     def few_shot(self) -> bool:
         """Whether devices set a few-shot part aside."""
+
+    @property
+    def home_layers(self) -> int:
+        """The topmost adapted layers whose pairs are no part of the shared adapter."""
 
     @property
     def rank_factor(self) -> int:

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LORA_A, LORA_B, HEAD, GATE = "lora_A", "lora_B", "head", "gate"
+HOME_A, HOME_B = "home_A", "home_B"
 PAIRS = frozenset({LORA_A, LORA_B})
 """The groups whose tensors are the two ends of a pair."""
+
+HOME = frozenset({HOME_A, HOME_B})
+"""The two ends of the pairs of layers that are no part of the shared adapter; rank and scale are the recipe's, always."""
 
 Fact = bool | int | float | str
 """A typed value beside the tensors: an integer stays one on the wire."""

@@ -162,6 +162,8 @@ def assemble(parts: Parts) -> Experiment:
     rule, method = make_rule(recipe, sum(len(part) > 0 for part in parts.held)), make_method(recipe)
     if method is not None:
         rule = method.rule(rule)
+        if method.home_layers:
+            model.adapter.keep_at_home(model.layers[-method.home_layers :])
     uplink, downlink = make_codec(recipe.transport.uplink), make_codec(recipe.transport.downlink)
     initial = model.adapter.snapshot()
     model.adapter.reserve(rule.server.max_rank(initial) * (method.rank_factor if method is not None else 1))

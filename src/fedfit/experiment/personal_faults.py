@@ -40,6 +40,19 @@ def personal_faults(recipe: Recipe) -> Iterator[Fault]:
             yield from _unread_share(recipe, f"{name} sets no few-shot part aside")
 
 
+def home_faults(recipe: Recipe, adapted: int) -> Iterator[Fault]:
+    """Layers at home, held to the number of layers that the adapter is on."""
+    from fedfit.personalization.table import make_method
+
+    try:
+        method = make_method(recipe)
+    except LookupError:  # reported with the key itself
+        return
+    if method is not None and method.home_layers >= adapted:
+        remedy = f"adapter.layers adapts {adapted}, and one of them at least is shared; lower it, or adapt more layers"
+        yield Fault(f"personalization.{recipe.personalization.method}.own_layers", method.home_layers, remedy)
+
+
 def _federation(recipe: Recipe, entry: MethodEntry) -> Iterator[Fault]:
     """The rounds beside which the method runs."""
     federation, name = recipe.federation, recipe.personalization.method

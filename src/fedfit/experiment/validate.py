@@ -9,7 +9,7 @@ from fedfit.errors import Fault, ModelError, RecipeError, choose
 from fedfit.experiment.component_faults import component_faults
 from fedfit.experiment.fleet_faults import plan_faults
 from fedfit.experiment.limits import limit_faults
-from fedfit.experiment.personal_faults import personal_faults
+from fedfit.experiment.personal_faults import home_faults, personal_faults
 from fedfit.experiment.rank_faults import rank_faults
 from fedfit.experiment.rule_faults import rule_faults
 from fedfit.experiment.task_faults import task_faults
@@ -166,7 +166,7 @@ def _against_model(recipe: Recipe) -> Iterator[Fault]:
         return
     shape = family_of(config.model_type).shape(config, config.num_labels)
     try:
-        select_layers(recipe.adapter.layers, shape.layers)
+        yield from home_faults(recipe, len(select_layers(recipe.adapter.layers, shape.layers)))
     except ValueError as error:
         yield Fault("adapter.layers", recipe.adapter.layers, str(error))
     named = {target: resolve(target, shape.matrices) for target in recipe.adapter.targets}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,12 @@ class Adapter(Protocol):
 
     def reserve(self, rank: int) -> None:
         """Lets ranks up to ``rank`` be loaded; an optimiser made before is of no use after it."""
+
+    def keep_at_home(self, layers: Collection[int]) -> None:
+        """Makes groups of their own, ``core.update.HOME``, of the pairs of ``layers``: no rule then averages or sends them.
+
+        Only of a kind with pairs.
+        """
 
     def load(self, job: Job) -> None:
         """Copies the job's update into the model, and merges its delta into the frozen weights.

@@ -26,7 +26,9 @@ from fedfit.models.readout import Readout, vocabulary_head
 
 
 class SplitModel:
-    """One resident model. ``cut`` is the number of trunk layers; 0 leaves only the embeddings below."""
+    """One resident model. ``layers`` are the adapted ones; ``cut`` is the number of trunk layers, 0 leaves only the embeddings
+    below.
+    """
 
     def __init__(
         self, model: PeftModel, family: Family, kind: AdapterKind, layers: tuple[int, ...], device: torch.device
@@ -34,7 +36,7 @@ class SplitModel:
         self.model = model.to(device)
         self.family = family
         self.device = device
-        self.cut = layers[0]
+        self.layers, self.cut = layers, layers[0]
         self.base: nn.Module = model.get_base_model()
         self.config = self.base.config
         self.language = family.writes(self.base)

@@ -27,6 +27,8 @@ class Method:
         private: groups that never leave a device.
         few_shot: whether devices set a few-shot part aside.
         rank_factor: the rank of its largest model, in ranks of the adapter.
+        home_layers: the topmost adapted layers whose pairs are no part of the shared adapter but groups of their own,
+            ``core.update.HOME``.
         passes: trainings of a round, each as long as the recipe's; what a device's round costs is this many times as much.
     """
 
@@ -36,6 +38,7 @@ class Method:
     private: frozenset[str] = field(default_factory=frozenset)
     few_shot: bool = False
     rank_factor: int = 1
+    home_layers: int = 0
     passes: float = 1.0
 
     def rule(self, rule: Rule) -> Rule:

@@ -43,7 +43,8 @@ def fedrep(keys: FedRepKeys, local: Local, job: Job, own: Memory | None) -> tupl
     """The head alone, then the adapter alone."""
     started = with_head(job, own)
     headed = local.train(started, "head", frozenset({HEAD}), keys.head_steps)
-    trained = local.train(replace(started, update=headed), groups=started.update.present - {HEAD})
+    trains = started.update.present if local.trains is None else local.trains
+    trained = local.train(replace(started, update=headed), groups=trains - {HEAD})
     return trained, Memory(trained.groups[HEAD])
 
 

@@ -32,8 +32,8 @@ class LocalRound:
         few_shot: np.ndarray | None = None,
         trains: frozenset[str] | None = None,
     ) -> None:
-        self.round, self.device = round_number, device
-        self._trainer, self._samples, self._rows, self._trains = trainer, samples, rows, trains
+        self.round, self.device, self.trains = round_number, device, trains
+        self._trainer, self._samples, self._rows = trainer, samples, rows
         self._few_shot = np.zeros(0, dtype=np.int64) if few_shot is None else few_shot
         self._steps = 0
 
@@ -52,7 +52,7 @@ class LocalRound:
     ) -> Update:
         """See ``core.personal.Local``."""
         named = Part((part,) if part else (), steps, pull)
-        chosen = self._trains if groups is None else groups
+        chosen = self.trains if groups is None else groups
         trained = self._trainer.train(job, self._samples, self._rows, self.round, self.device, chosen, named)
         self._steps += int(trained.facts["steps"])
         return trained
