@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedfit.adapters.mixed_pairs import Beside
+from fedfit.adapters.mixed_pairs import Beside, Gate
 from fedfit.core.update import GATE, Factors, Job, Update, named_tensors
 from fedfit.errors import UpdateRefused
 from fedfit.models.split import SplitModel
@@ -107,7 +107,7 @@ def test_the_gradient_of_the_gate_is_that_of_small_steps() -> None:
         torch.randn(5, 2, generator=generator, dtype=torch.float64),
     )
     gate = nn.Parameter(torch.randn(2, 6, generator=generator, dtype=torch.float64))
-    assert torch.autograd.gradcheck(lambda g: Beside(a, b, 1.3, g).mixed(base, own, x), (gate,))
+    assert torch.autograd.gradcheck(lambda g: Beside(a, b, 1.3, Gate(g)).mixed(base, own, x), (gate,))
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -154,6 +154,10 @@ class LoraAdapter:
         self._home = {name: every[name] for name in self._modules if self._layer(name) in layers}
         self._pairs = {name: every[name] for name in self._modules if name not in self._home}
 
+    def look_at(self, samples: Callable[[], torch.Tensor], positions: torch.Tensor | None = None) -> None:
+        """See ``models.adapter.Adapter``."""
+        self._mixed.look_at(samples, positions)
+
     def _layer(self, module: str) -> int:
         return int(module.partition(self._layers)[2].partition(".")[0])
 
@@ -182,9 +186,9 @@ class LoraAdapter:
         """
         update, gates = job.update.without({GATE}), job.update.groups.get(GATE, {})
         check_loadable(update, self._view(), self.rank)
-        self._mixed.check(job.beside, gates)
+        self._mixed.check(job.beside, gates, job.shares)
         self._merged.load(job.merged_delta)
-        self._mixed.load(job.beside, gates)
+        self._mixed.load(job.beside, gates, job.shares)
         for name, pair in self._pairs.items():
             pair.load(update.factors[name])
         for name, pair in self._home.items():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fedfit.core.update import Fact, Job, Memory, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Local(Protocol):
 
         Raises:
             UpdateRefused: when the loss is not finite.
+        """
+
+    def references(self, count: int) -> Tensor:
+        """Mean hidden states at the cut, ``(samples, hidden)``, of ``count`` samples of the training part, or of all if it has
+        fewer; the same ones in every round.
         """
 
     def loss(self, job: Job) -> float:

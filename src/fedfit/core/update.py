@@ -139,6 +139,22 @@ class Penalty:
 
 
 @dataclass(frozen=True)
+class Likeness:
+    """Shares by sample: an adapter's own pair has ``most`` times the mean cosine between the sample and ``references``, at
+    least 0; a frozen pair beside it has the rest.
+
+    A sample is known by its mean hidden state at the cut, over the tokens of its prompt where it has one.
+
+    Args:
+        references: ``(samples, hidden)``.
+        most: λ, the share of a sample that is like all of them.
+    """
+
+    references: Tensor
+    most: float
+
+
+@dataclass(frozen=True)
 class Job:
     """What the resident model is loaded with, and what acts on its gradients in training.
 
@@ -148,8 +164,9 @@ class Job:
         mask: factors of gradients before they are clipped, by the names of ``named_tensors``.
         correction: terms added to gradients after they are clipped, by the same names.
         penalty: a term of the loss.
-        beside: a frozen pair a module, beside the adapter's own. ``update`` then has a group ``gate``, ``(2, input)`` each:
-            the softmax of its products with a token's input gives the shares of own and frozen pair.
+        beside: a frozen pair a module, beside the adapter's own.
+        shares: of own and frozen pair, for all tokens or by sample. ``None``: ``update`` has a group ``gate``, ``(2, input)``
+            each; the softmax of its products with a token's input gives the shares.
         kept: tensors of the rule's own that its ``send`` reads again; training does not look at them.
     """
 
@@ -159,6 +176,7 @@ class Job:
     correction: Mapping[str, Tensor] = field(default_factory=dict)
     penalty: Penalty | None = None
     beside: Mapping[str, Factors] = field(default_factory=dict)
+    shares: tuple[float, float] | Likeness | None = None
     kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 

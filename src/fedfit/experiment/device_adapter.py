@@ -55,7 +55,7 @@ def device_adapter(run: Path, device: int, model: str | None = None, out: Path |
         name = model or list(found.jobs)[-1]
         if found.jobs[name].beside:
             raise RunFolderError(
-                f"{recipe.personalization.method} weighs two adapters token by token, which is no plain adapter"
+                f"{recipe.personalization.method} weighs two adapters anew for each token or text, which is no plain adapter"
             )
         _write(session, device, name, found, target)
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from fedfit.core.update import Fact, Job, Update
 from fedfit.models.cost import AdaptedShape
@@ -40,6 +40,14 @@ class Adapter(Protocol):
         """Makes groups of their own, ``core.update.HOME``, of the pairs of ``layers``: no rule then averages or sends them.
 
         Only of a kind with pairs.
+        """
+
+    def look_at(self, samples: Callable[[], Tensor], positions: Tensor | None = None) -> None:
+        """Called before a batch passes, for what depends on a sample as a whole.
+
+        Args:
+            samples: gives the samples' mean hidden states at the cut, ``(batch, hidden)``.
+            positions: that the task reads, ``(batch, positions)``, of a decoder.
         """
 
     def load(self, job: Job) -> None:

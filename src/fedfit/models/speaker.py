@@ -63,6 +63,7 @@ class ModelSpeaker:
             for number, row in enumerate(rows):
                 ids[number, longest - len(prompts[row]) :] = torch.from_numpy(prompts[row].astype(np.int64))
                 mask[number, longest - len(prompts[row]) :] = 1
+            self._model.look_at([prompts[row] for row in rows])
             whole: torch.Tensor = self._model.model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),

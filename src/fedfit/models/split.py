@@ -6,16 +6,17 @@ of losses and of every gradient, is tested for each family.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from fedfit.core.update import Job
 from fedfit.models.adapter import AdapterKind
-from fedfit.models.batch import Batch
+from fedfit.models.batch import Batch, mean_states
 from fedfit.models.decoder_layer import whole_layer
 from fedfit.models.family import Family
 from fedfit.models.fused_norm import fuse_norms
@@ -81,6 +82,16 @@ class SplitModel:
             hidden = whole_layer(self.family, layer, hidden, each)
         return hidden
 
+    @torch.no_grad()
+    def look_at(self, prompts: Sequence[np.ndarray]) -> None:
+        """What a batch of ``prompts``, each token ids, is to the adapter when the whole model computes it."""
+
+        def samples() -> Tensor:
+            return torch.stack([self.trunk(ids[None], None)[0].mean(dim=0) for ids in found])
+
+        found = [torch.from_numpy(ids.astype(np.int64)).to(self.device) for ids in prompts]
+        self.adapter.look_at(samples)
+
     def tail(self, batch: Batch, positions: Positions | None = None) -> Any:
         """The head's output at the positions that the task reads; the last layer computes these alone.
 
@@ -106,10 +117,11 @@ class SplitModel:
             ``(batch, positions, hidden)``; of a decoder ``(n, hidden)``, row by row, without the positions that are -1.
         """
         hidden = batch.hidden
+        index = token_index(self.family.reads if positions is None else positions, batch.lengths)
+        self.adapter.look_at(lambda: mean_states(batch), index)
         inputs = layer_inputs(self.family, self._encoder, hidden, batch.lengths, batch.segments)
         for layer, each in zip(self._tail_layers[:-1], inputs[self.cut :], strict=False):
             hidden = whole_layer(self.family, layer, hidden, each)
-        index = token_index(self.family.reads if positions is None else positions, batch.lengths)
         return last_layer(self.family, self._tail_layers[-1], hidden, inputs[-1], index)
 
     def trunk_state(self) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedfit.core.plugins import find
-from fedfit.personalization import ditto, fdlora, fedalt, fine_tune, own_head, own_layers
+from fedfit.personalization import ditto, fdlora, fedalt, feddpa, fine_tune, own_head, own_layers
 from fedfit.personalization.contract import Method, MethodEntry
 from fedfit.settings import Recipe
 
@@ -17,6 +17,7 @@ METHODS: dict[str, MethodEntry] = {
     "fdlora": fdlora.ENTRY,
     "ditto": ditto.ENTRY,
     "fedalt": fedalt.ENTRY,
+    "feddpa": feddpa.ENTRY,
     "fedper": own_head.FEDPER_ENTRY,
     "fedrep": own_head.FEDREP_ENTRY,
     "pftt": own_layers.PFTT_ENTRY,

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from torch import Tensor
 
 from fedfit.core.personal import Pull
 from fedfit.core.update import Job, Update
@@ -56,6 +57,10 @@ class LocalRound:
         trained = self._trainer.train(job, self._samples, self._rows, self.round, self.device, chosen, named)
         self._steps += int(trained.facts["steps"])
         return trained
+
+    def references(self, count: int) -> Tensor:
+        """See ``core.personal.Local``."""
+        return self._trainer.references(self._samples, self._rows, self.device, count)
 
     def loss(self, job: Job) -> float:
         """See ``core.personal.Local``."""

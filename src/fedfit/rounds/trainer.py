@@ -15,6 +15,7 @@ from fedfit.core.update import Job, Update
 from fedfit.data.batches import length_sorted_batches, training_batches
 from fedfit.data.tokenize import Samples
 from fedfit.errors import UpdateRefused
+from fedfit.models.batch import mean_states
 from fedfit.models.precision import autocast
 from fedfit.models.split import SplitModel
 from fedfit.models.trunk import Trunk
@@ -127,6 +128,14 @@ class Trainer:
         if job.correction:
             facts["learning_rate_sum"] = step.hooks.rate_sum
         return model.adapter.snapshot(float(len(indices)), facts)
+
+    @torch.no_grad()
+    def references(self, samples: Samples, indices: np.ndarray, device: int, count: int) -> torch.Tensor:
+        """See ``core.personal.Local``; drawn from the run's seed and ``device``, ``(samples, hidden)`` on the CPU."""
+        generator = np.random.default_rng(derive_seed(self._seed, "references", device))
+        rows = np.sort(generator.choice(indices, min(count, len(indices)), replace=False))
+        self._trunk.prepare(samples, rows)
+        return torch.cat([mean_states(self._trunk.batch(samples, rows[[place]])).cpu() for place in range(len(rows))])
 
     @torch.no_grad()
     def loss(self, job: Job, samples: Samples, rows: np.ndarray) -> float:
