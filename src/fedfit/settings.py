@@ -177,8 +177,10 @@ class TaskSettings:
     metrics: tuple[str, ...] | None = key(
         None,
         "measured beside the loss, the first one leading; default those of the task. Classification: `accuracy`, `macro_f1`, "
-        "`weighted_f1`, `balanced_accuracy`, `mcc`, by default the first two",
+        "`weighted_f1`, `balanced_accuracy`, `mcc`, by default the first two; `f1`, `precision` and `recall` of the class "
+        "`positive`",
     )
+    positive: str | None = key(None, "the class that `f1`, `precision` and `recall` are of")
     template: str = key(
         "chat",
         "how a prompt is put to a language model: `chat` (the tokenizer's own), `alpaca`, or a text with {prompt} and "
@@ -233,6 +235,11 @@ class EvaluationSettings:
     every: int = key(1, "rounds between two evaluations; round 0 and the last are always measured", minimum=1)
     device_test_share: float = key(
         0.0, "share of each device's samples that it sets apart as its own test part", minimum=0, maximum=0.9
+    )
+    device_test_column: str | None = key(
+        None,
+        "column whose values are set apart whole: samples of one value are for training on every device, or for the test on "
+        "every device, about the share of all samples",
     )
 
 

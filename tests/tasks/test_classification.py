@@ -9,8 +9,9 @@ from sklearn import metrics
 from torch.nn import functional
 
 from fedfit.core.task import Score
+from fedfit.errors import DataError
 from fedfit.settings import Recipe
-from fedfit.tasks.classification import METRICS, Classification
+from fedfit.tasks.classification import METRICS, OF_ONE_CLASS, Classification
 from fedfit.tasks.table import task_entry
 from tests.builders import random_samples
 
@@ -90,6 +91,29 @@ def test_every_metric_is_scikit_learns(name: str, classes: int) -> None:
     assert 0 < found.value < 1
 
 
+def of_one_class(true: list[int], predicted: list[int], positive: str) -> tuple[float, float, float]:
+    """F1, precision and recall of ``positive``, one of three classes."""
+    scorer = Classification(NAMES, tuple(OF_ONE_CLASS), positive).scorer()
+    scorer.add(functional.one_hot(torch.tensor(predicted), 3).float(), torch.tensor(true))
+    score = scorer.score()
+    return score["f1"].value, score["precision"].value, score["recall"].value
+
+
+@pytest.mark.filterwarnings("error")
+def test_metrics_of_one_class_by_hand() -> None:
+    """Of "law", number 1: 2 of 3 are found, and 2 of 4 predictions are right; F1 = 2·2/(3 + 4)."""
+    true, predicted = [1, 1, 1, 0, 2, 0], [1, 1, 0, 1, 1, 2]
+    assert of_one_class(true, predicted, "law") == pytest.approx((4 / 7, 2 / 4, 2 / 3))
+    assert of_one_class([0, 2], [0, 0], "law") == (1.0, 1.0, 1.0), "none is there, and none was predicted"
+    assert of_one_class([0, 2], [1, 0], "law") == pytest.approx((0.0, 0.0, 1.0))
+    assert of_one_class([0, 1], [0, 0], "law") == pytest.approx((0.0, 1.0, 0.0))
+
+
+def test_the_class_must_exist() -> None:
+    with pytest.raises(DataError, match=r"task.positive = 'lwa': the data have no such class; did you mean 'law'"):
+        Classification(NAMES, ("f1",), "lwa")
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_class_predicted_that_no_row_has_neither_warns_nor_counts() -> None:
     """Recalls of the two classes that occur: 1/2 and 1/1."""
@@ -153,7 +177,7 @@ def test_what_others_ask_of_a_task() -> None:
 
 def test_the_recipe_names_the_metrics_and_the_loss_is_always_measured() -> None:
     settings = Recipe().task
-    assert task_entry(settings.kind).metrics == tuple(METRICS)
+    assert task_entry(settings.kind).metrics == (*METRICS, *OF_ONE_CLASS)
     scorer = Classification(NAMES, ("mcc",)).scorer()
     scorer.add(torch.eye(3), torch.tensor([0, 1, 2]))
     assert scorer.score().keys() == {"mcc", "loss"}

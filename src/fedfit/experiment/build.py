@@ -26,7 +26,7 @@ from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import Samples
 from fedfit.errors import Fault, RecipeError
 from fedfit.experiment.fingerprint import data_digest
-from fedfit.experiment.rows_of_devices import encode, set_apart
+from fedfit.experiment.rows_of_devices import device_tests, encode, set_apart
 from fedfit.models.cost import adapted_shape
 from fedfit.models.load import load_tokenizer
 from fedfit.models.speaker import ModelSpeaker
@@ -126,7 +126,7 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
     train = sets.pop("train")
     cut = derive_seed(seed, "partition")
     held = partition(corpus.train, recipe.partition, federation.devices, cut, federation.devices_per_round)
-    held, own_tests = set_apart(held, recipe.evaluation.device_test_share, seed)
+    held, own_tests = device_tests(held, corpus.train, recipe.evaluation, seed)
     method = make_method(recipe)
     few_share = recipe.personalization.few_shot_share if method is not None and method.few_shot else 0.0
     held, few_shot = set_apart(held, few_share, seed, "few-shot", at_least=1)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fedfit.core.task import Encoded, Task
-from fedfit.data.corpus import Corpus
+from fedfit.data.corpus import Corpus, TextSet
 from fedfit.data.tokenize import Samples
+from fedfit.errors import DataError, choose
 from fedfit.randomness import derive_seed
+from fedfit.settings import EvaluationSettings
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,50 @@ def encode(task: Task, corpus: Corpus, tokenizer: Any, max_tokens: int) -> tuple
                 log.warning("%s samples: %s", name, note)
     kept: dict[str, Any] = {name: texts[name].select(found.kept) for name, found in encoded.items()}  # type: ignore[union-attr]
     return dataclasses.replace(corpus, **kept), {name: found.samples for name, found in encoded.items()}
+
+
+def device_tests(
+    held: Sequence[np.ndarray], texts: TextSet, settings: EvaluationSettings, seed: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Each device's rows for training, and those of its own test.
+
+    Raises:
+        DataError: for a column that the data lack.
+    """
+    name, share = settings.device_test_column, settings.device_test_share
+    if name is None or not share:
+        return set_apart(held, share, seed)
+    if name not in texts.columns:
+        known = sorted(texts.columns)
+        raise DataError(f"evaluation.device_test_column = {name!r}: no such column; {choose(name, known)}")
+    return set_values_apart(held, texts.columns[name], share, seed)
+
+
+def set_values_apart(
+    held: Sequence[np.ndarray], values: Sequence[str], share: float, seed: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Each device's rows for training, and those of the test, sorted: a value of ``values`` is in one of both on all devices.
+
+    Values are drawn one after another for the test, until they come to ``share`` of all samples; one that would take more than
+    is left by half of itself is passed over. A device all of whose values were drawn has neither: what it trained on would be
+    others' test.
+    """
+    counts = Counter(values[row] for rows in held for row in rows)
+    order = np.random.default_rng(derive_seed(seed, "device test values")).permutation(sorted(counts))
+    left, drawn = share * counts.total(), set[str]()
+    for value in map(str, order):
+        if left > 0 and counts[value] / 2 <= left:
+            drawn.add(value)
+            left -= counts[value]
+    train, tests = [], []
+    for device, rows in enumerate(held):
+        apart = np.array([values[row] in drawn for row in rows], dtype=bool)
+        if len(rows) and apart.all():
+            log.warning("device %d has samples of the test's values alone; it takes no part", device)
+            rows, apart = rows[:0], apart[:0]
+        tests.append(np.sort(rows[apart]))
+        train.append(np.sort(rows[~apart]))
+    return train, tests
 
 
 def set_apart(

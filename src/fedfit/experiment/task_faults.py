@@ -13,7 +13,7 @@ _READS = {
     "instruction": ("template", "max_new_tokens", "generate_samples"),
     "preference": ("template", "max_new_tokens", "loss", "beta", "reference"),
     "language_modelling": ("max_new_tokens",),
-    "classification": ("metrics",),
+    "classification": ("metrics", "positive"),
 }
 """The keys of ``[task]`` by the kinds that read them, in training or when a run answers (``fedfit chat``, ``fedfit predict``);
 a task of one's own may read all."""
@@ -37,6 +37,7 @@ def task_faults(recipe: Recipe) -> Iterator[Fault]:
     except LookupError:  # reported with the key itself
         return
     yield from _unread_keys(recipe)
+    yield from _positive(recipe)
     if recipe.task.kind in _READS:
         yield from _unread_columns(recipe, entry.columns)
     if "template" in _READS.get(recipe.task.kind, ()) and (remedy := template_fault(recipe.task.template)):
@@ -59,6 +60,19 @@ def _unfit_source(recipe: Recipe) -> Iterator[Fault]:
         if recipe.data.source in sources and recipe.task.kind in _READS and recipe.task.kind not in kinds:
             remedy = f'data.source = "{recipe.data.source}" has {holds}; choose {" or ".join(kinds)}, or other data'
             yield Fault("task.kind", recipe.task.kind, remedy)
+
+
+def _positive(recipe: Recipe) -> Iterator[Fault]:
+    from fedfit.tasks.classification import OF_ONE_CLASS
+
+    if recipe.task.kind != "classification":
+        return
+    needing = [name for name in recipe.task.metrics or () if name in OF_ONE_CLASS]
+    if needing and recipe.task.positive is None:
+        yield Fault("task.positive", None, f"task.metrics has {needing[0]}, which is of one class; name the class")
+    if recipe.task.positive is not None and not needing:
+        remedy = f"task.metrics has none of {', '.join(OF_ONE_CLASS)}, which are of this class; add one, or remove it"
+        yield Fault("task.positive", recipe.task.positive, remedy)
 
 
 def _unread_keys(recipe: Recipe) -> Iterator[Fault]:

@@ -38,6 +38,7 @@ def validate_offline(recipe: Recipe) -> list[Fault]:
         *key_faults(recipe),
         *_data(recipe),
         *_federation(recipe),
+        *_evaluation(recipe),
         *plan_faults(recipe),
         *rule_faults(recipe),
         *task_faults(recipe),
@@ -82,6 +83,13 @@ def _data(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("data.columns", list(data.columns), "only csv and tsv files may lack a header; remove the key")
     if recipe.partition.kind == "by_column" and not recipe.partition.column:
         yield Fault("partition.column", recipe.partition.column, "by_column needs the column whose values are the devices")
+
+
+def _evaluation(recipe: Recipe) -> Iterator[Fault]:
+    evaluation = recipe.evaluation
+    if evaluation.device_test_column is not None and not evaluation.device_test_share:
+        remedy = "no device sets a test part apart; set evaluation.device_test_share to 0.3, for example, or remove it"
+        yield Fault("evaluation.device_test_column", evaluation.device_test_column, remedy)
 
 
 def _missing_files(recipe: Recipe) -> Iterator[Fault]:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
+from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 from torch import Tensor
 from torch.nn import functional
 
 from fedfit.core.task import Encoded, Examiner, Metric, Score, Scorer
 from fedfit.data.corpus import TextSet
 from fedfit.data.tokenize import Samples, tokenize
+from fedfit.errors import DataError, choose
 from fedfit.tasks.confusion import ClassExaminer
 
 
@@ -36,6 +37,17 @@ METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyT
 """Metrics of true and predicted classes, ``(samples,)`` each, by the names of ``task.metrics``; scikit-learn's definitions."""
 
 
+OF_ONE_CLASS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType(
+    {
+        "f1": lambda true, predicted: float(f1_score(true, predicted, zero_division=1.0)),
+        "precision": lambda true, predicted: float(precision_score(true, predicted, zero_division=1.0)),
+        "recall": lambda true, predicted: float(recall_score(true, predicted, zero_division=1.0)),
+    }
+)
+"""Metrics of the class ``task.positive`` alone, from two boolean arrays. Samples without it, of which none is predicted to
+have it, count 1: nothing was missed."""
+
+
 DEFAULTS = ("accuracy", "macro_f1")
 """The metrics of a recipe that names none."""
 
@@ -45,14 +57,26 @@ class Classification:
     """One of ``label_names`` for each text.
 
     Args:
-        metrics: names of ``METRICS``; ``loss``, the mean cross-entropy in nats a sample, is always measured.
+        metrics: names of ``METRICS`` and ``OF_ONE_CLASS``; ``loss``, the mean cross-entropy in nats a sample, is always
+            measured.
+        positive: the class that those of ``OF_ONE_CLASS`` are of.
+
+    Raises:
+        DataError: when ``positive`` is none of ``label_names``.
     """
 
     label_names: tuple[str, ...]
     metrics: Sequence[str] = DEFAULTS
+    positive: str | None = None
     name: str = "classification"
     reference: None = None
     answers: None = None
+
+    def __post_init__(self) -> None:
+        if self.positive is not None and self.positive not in self.label_names:
+            raise DataError(
+                f"task.positive = {self.positive!r}: the data have no such class; {choose(self.positive, self.label_names)}"
+            )
 
     @property
     def headline(self) -> str:
@@ -90,7 +114,7 @@ class Classification:
 
     def scorer(self) -> Scorer:
         """A scorer of accuracy and its like."""
-        return ClassScorer(self.metrics)
+        return ClassScorer(self.metrics, None if self.positive is None else self.label_names.index(self.positive))
 
     def examiner(self) -> Examiner:
         """A gatherer of the confusion matrix and of wrong predictions."""
@@ -104,10 +128,10 @@ class Classification:
 
 
 class ClassScorer:
-    """Gathers classes, true and predicted, and the cross-entropy."""
+    """Gathers classes, true and predicted, and the cross-entropy; ``positive`` is the number of the class by itself."""
 
-    def __init__(self, metrics: Sequence[str]) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Sequence[str], positive: int | None = None) -> None:
+        self._metrics, self._positive = metrics, positive
         self._true: list[np.ndarray] = []
         self._predicted: list[np.ndarray] = []
         self._loss = 0.0
@@ -122,5 +146,12 @@ class ClassScorer:
     def score(self) -> Score:
         """The metrics over all samples."""
         true, predicted = np.concatenate(self._true), np.concatenate(self._predicted)
-        found = {name: Metric(METRICS[name](true, predicted)) for name in self._metrics}
+        found = {
+            name: Metric(
+                METRICS[name](true, predicted)
+                if name in METRICS
+                else OF_ONE_CLASS[name](true == self._positive, predicted == self._positive)
+            )
+            for name in self._metrics
+        }
         return {**found, "loss": Metric(self._loss / len(true), higher_is_better=False)}

@@ -16,7 +16,7 @@ from fedfit.data.corpus import Corpus
 from fedfit.data.prompted import build_instructions, build_plain_text, build_preferences
 from fedfit.data.sources import Read
 from fedfit.settings import TaskSettings
-from fedfit.tasks.classification import DEFAULTS, METRICS, Classification
+from fedfit.tasks.classification import DEFAULTS, METRICS, OF_ONE_CLASS, Classification
 from fedfit.tasks.exact_answers import answer_frame
 from fedfit.tasks.instruction import Instruction
 from fedfit.tasks.language_modelling import LanguageModelling
@@ -45,7 +45,7 @@ class TaskEntry:
 
 
 def _classification(settings: TaskSettings, corpus: Corpus) -> Task:
-    return Classification(corpus.label_names, settings.metrics if settings.metrics is not None else DEFAULTS)
+    return Classification(corpus.label_names, settings.metrics if settings.metrics is not None else DEFAULTS, settings.positive)
 
 
 def _instruction(settings: TaskSettings, corpus: Corpus) -> Task:
@@ -58,7 +58,7 @@ def _preference(settings: TaskSettings, corpus: Corpus) -> Task:
 
 
 TASKS: dict[str, TaskEntry] = {
-    "classification": TaskEntry(_classification, tuple(METRICS)),
+    "classification": TaskEntry(_classification, (*METRICS, *OF_ONE_CLASS)),
     "instruction": TaskEntry(
         _instruction, defaults=(), read=build_instructions, language=True, columns=("prompt", "response", "answer")
     ),
