@@ -16,7 +16,7 @@ from fedfit.fleet_settings import ChannelSettings, DeviceSettings, FleetSettings
 from fedfit.schema import Draw, key, options_key
 
 CLASSIFIED_SOURCES = ("ag_news", "sst2", "mrpc", "bgl", "banking77", "pydocs")
-INSTRUCTION_SOURCES = ("pydocs-instruct", "commonsense", "domains")
+INSTRUCTION_SOURCES = ("pydocs-instruct", "commonsense", "domains", "bgl-instruct")
 PREFERENCE_SOURCES = ("truthfulqa", "persona")
 TEXT_SOURCES = ("shakespeare",)
 NAMED_SOURCES = (*CLASSIFIED_SOURCES, *INSTRUCTION_SOURCES, *PREFERENCE_SOURCES, *TEXT_SOURCES)
@@ -105,6 +105,9 @@ class FederationSettings:
     devices: int = key(3, "devices that hold data", minimum=1)
     devices_per_round: int = key(3, "devices drawn in each round", minimum=1)
     rounds: int = key(5, "rounds", minimum=1)
+    joins: tuple[int, ...] | None = key(
+        None, "the first round in which each device can be drawn, one number a device; default 1 for all"
+    )
     rule: str = key(
         "fedavg", "aggregation rule, by its name or as `package.module:ENTRY`; keys of its own stand in `[federation.<rule>]`"
     )
@@ -180,7 +183,9 @@ class TaskSettings:
         "`weighted_f1`, `balanced_accuracy`, `mcc`, by default the first two; `f1`, `precision` and `recall` of the class "
         "`positive`",
     )
-    positive: str | None = key(None, "the class that `f1`, `precision` and `recall` are of")
+    positive: str | None = key(
+        None, "the class that `f1`, `precision` and `recall` are of; of exact answers the one that `answer_f1` is of"
+    )
     template: str = key(
         "chat",
         "how a prompt is put to a language model: `chat` (the tokenizer's own), `alpaca`, or a text with {prompt} and "

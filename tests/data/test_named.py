@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from fedfit.data.classification import build_corpus
 from fedfit.data.named import NAMED_SETS, load_named
+from fedfit.data.prompted import build_instructions
 from fedfit.data.sources import load_corpus
 from fedfit.errors import DataError
 from fedfit.settings import DataSettings
@@ -29,6 +30,9 @@ SMALL = {
     "bgl/BGL_2k.log_structured.csv": "LineId,Label,Node,Component,Content,EventId\n"
     + "".join(f"{line},{'-' if line % 4 else 'KERN'},R{line % 3},APP,event {line},E1\n" for line in range(1, 101)),
 }
+
+
+READS = {"bgl-instruct": build_instructions, "bgl": build_corpus}
 
 
 @pytest.fixture
@@ -62,6 +66,16 @@ def test_mrpc_has_pairs() -> None:
     assert list(corpus.train.fields["text"]) == ['He said " yes .', "A ."]
     assert list(corpus.train.fields.get("pair") or ()) == ["Yes , he said .", "B ."]
     assert corpus.train.classes.tolist() == [1, 0]
+
+
+@pytest.mark.usefixtures("small_data")
+def test_bgl_as_questions_has_the_same_lines_and_answers() -> None:
+    asked, lines = (read(load_named(name), DataSettings(source=name)) for name, read in READS.items())
+    assert asked.choices == ("anomaly", "normal")
+    for one, other in ((asked.train, lines.train), (asked.test, lines.test)):
+        assert [prompt.partition("\n")[2] for prompt in one.fields["prompt"]] == list(other.fields["text"])
+        assert list(one.fields["response"]) == list(one.fields["answer"]) == [lines.label_names[n] for n in other.classes]
+        assert one.columns["Node"] == other.columns["Node"]
 
 
 @pytest.mark.usefixtures("small_data")

@@ -46,7 +46,7 @@ def faults(*overrides: str) -> dict[str, tuple[object, str]]:
         ([*INSTRUCTION, "training.target_accuracy=0.9"], "training.target_accuracy", 0.9, "has no accuracy over classes"),
         (["task.metrics=['f1']"], "task.positive", None, "task.metrics has f1, which is of one class; name the class"),
         (["task.positive=anomaly"], "task.positive", "anomaly", "task.metrics has none of f1, precision, recall"),
-        ([*INSTRUCTION, "task.positive=a"], "task.positive", "a", "instruction does not read it"),
+        (["task.kind=language_modelling", "task.positive=a"], "task.positive", "a", "language_modelling does not read it"),
         (["evaluation.device_test_column=c"], "evaluation.device_test_column", "c", "set evaluation.device_test_share to 0.3"),
         (["task.kind=preference", "task.loss=dop"], "task.loss", "dop", "did you mean 'dpo'?"),
         (["task.kind=preference", "data.source=csv", "task.beta=0"], "task.beta", 0.0, "must be above 0"),

@@ -164,6 +164,16 @@ def test_texts_longer_than_the_model_reads(family: str, longest: int, tiny_model
     assert (value, remedy) == (longest + 1, f"the model reads at most {longest} tokens")
 
 
+def test_the_rounds_in_which_devices_join(tiny_bert: Path) -> None:
+    for joins, remedy in (
+        ([1, 2], "there are 3 devices; give each the round in which it joins"),
+        ([2, 2, 3], "rounds count from 1, and one device at least must join in the first"),
+        ([0, 1, 1], "rounds count from 1, and one device at least must join in the first"),
+    ):
+        assert faults(tiny_bert, f"federation.joins={joins}")["federation.joins"] == (joins, remedy)
+    assert "federation.joins" not in faults(tiny_bert, "federation.joins=[1, 4, 1]", "adapter.rank=0")
+
+
 def test_more_devices_a_round_than_there_are(tiny_bert: Path) -> None:
     assert faults(tiny_bert, "federation.devices=4", "federation.devices_per_round=5") == {
         "federation.devices_per_round": (5, "there are 4 devices; lower it, or raise federation.devices")

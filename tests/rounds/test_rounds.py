@@ -39,6 +39,16 @@ def test_every_device_has_its_turn_and_seeds_and_rounds_differ() -> None:
     assert {device for devices in drawn for device in devices} == set(range(20))
 
 
+def test_a_device_is_drawn_from_the_round_in_which_it_joins() -> None:
+    """Device 3 joins in round 3, and device 1 in round 2; device 2, which holds nothing, never counts."""
+    late = replace(federation(Echo(), devices_per_round=3), joins=[1, 2, 1, 3])
+    drawn = {number: [line.device for line in run_round(late, STATE, number).devices] for number in range(1, 5)}
+    assert drawn == {1: [0], 2: [0, 1], 3: [0, 1, 3], 4: [0, 1, 3]}
+    one = replace(federation(Echo(), devices_per_round=1), joins=[1, 1, 1, 5])
+    assert all(run_round(one, STATE, number).devices[0].device != 3 for number in range(1, 5))
+    assert 3 in {run_round(one, STATE, number).devices[0].device for number in range(5, 30)}
+
+
 def test_round_zero_sends_nothing_and_scores_the_untrained_model() -> None:
     result = initial_result(federation(Echo()), ADAPTER)
     assert result.state.adapter is ADAPTER

@@ -9,7 +9,7 @@ from fedfit.errors import DataError
 from fedfit.tasks.answers import prompt_of, response_of
 from fedfit.tasks.exact_answers import UNKNOWN, ChoiceScorer, answer_frame, predicted_choices
 from fedfit.tasks.instruction import Instruction
-from fedfit.tasks.token_targets import token_targets
+from fedfit.tasks.token_targets import TokenTargets, token_targets
 from tests.builders import chat_tokenizer
 from tests.tasks.prompted import PROMPTS, RESPONSES, asked, instructions, said
 
@@ -80,6 +80,37 @@ def test_a_row_with_choices_of_its_own_is_scored_over_these() -> None:
     scorer = ChoiceScorer(len(names))
     scorer.add(Flat(), targets)  # type: ignore[arg-type]
     assert scorer.score()["answer_accuracy"].value == 0  # the first of equals is "a" and "c"
+
+
+def test_the_f1_of_one_answer_by_hand() -> None:
+    """Of "b" 2 of 3 are found, and 2 of 3 predictions are right: 2·2/(3 + 3); where it is nowhere, 1."""
+
+    class Said:
+        """A readout that finds the row's first or second choice more probable."""
+
+        def __init__(self, second: list[bool]) -> None:
+            self.second = second
+
+        def log_probs(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([p for second in self.second for p in ([-2.0, -1.0] if second else [-1.0, -2.0])])
+
+    def f1(true: list[int], second: list[bool]) -> tuple[float, float]:
+        scorer = ChoiceScorer(2, positive=1)
+        pieces = torch.arange(2 * len(true)) % 2
+        rows = torch.arange(2 * len(true)) // 2
+        nothing = torch.zeros(2 * len(true), dtype=torch.long)
+        targets = TokenTargets(nothing, nothing, rows, pieces, len(true), torch.tensor(true))
+        scorer.add(Said(second), targets)  # type: ignore[arg-type]
+        score = scorer.score()
+        return score["answer_accuracy"].value, score["answer_f1"].value
+
+    assert f1([1, 1, 1, 0, 0], [True, True, False, True, False]) == pytest.approx((3 / 5, 2 / 3))
+    assert f1([0, 0], [False, False]) == (1.0, 1.0)
+    assert Instruction(choices=("a", "b"), positive="b").describe()["metrics"]["answer_f1"] == {"higher_is_better": True}
+    with pytest.raises(DataError, match=r"task.positive = 'c': the data have no such answer; choose one of a, b"):
+        Instruction(choices=("a", "b"), positive="c")
+    with pytest.raises(DataError, match="has no exact answers; remove the key"):
+        Instruction(positive="c")
 
 
 def test_the_first_metric_is_that_of_the_answers_where_there_are_some() -> None:

@@ -80,6 +80,16 @@ def _read_bgl(folder: Path) -> Tables:
     return Tables(train, test, Reading(("Content",), "Label"))
 
 
+def _read_bgl_instruct(folder: Path) -> Tables:
+    """The lines of ``bgl`` as questions to a language model."""
+    tables = _read_bgl(folder)
+    train, test = (
+        table.with_column("prompt", [f"{BGL_QUESTION}\n{line}" for line in table.column("data.source", "Content")])
+        for table in (tables.train, tables.test)
+    )
+    return Tables(train, test, Reading(prompt=("prompt",), response="Label", answer="Label"))
+
+
 def _read_banking77(folder: Path) -> Tables:
     train, test = (read_table(folder / f"{part}.csv", "csv") for part in ("train", "test"))
     return Tables(train, test, Reading(("text",), "category"))
@@ -94,6 +104,7 @@ def _rename(table: Table, column: str, names: Mapping[str, str]) -> Table:
     return table.with_column(column, [names[label] for label in labels])
 
 
+BGL_QUESTION = "Is this line of a supercomputer's log normal or an anomaly?"
 AG_NEWS_NAMES = {"0": "World", "1": "Sports", "2": "Business", "3": "Sci/Tech"}
 SST2_NAMES = {"0": "negative", "1": "positive"}
 MRPC_NAMES = {"0": "different", "1": "paraphrase"}
@@ -115,6 +126,7 @@ NAMED_SETS = {
         hub=HubSet("nyu-mll/glue:mrpc", text=("sentence1",), pair="sentence2", names=MRPC_NAMES),
     ),
     "bgl": NamedSet(files=("BGL_2k.log_structured.csv",), read=_read_bgl),
+    "bgl-instruct": NamedSet(files=("BGL_2k.log_structured.csv",), read=_read_bgl_instruct, folder="bgl"),
     "banking77": NamedSet(files=("train.csv", "test.csv"), read=_read_banking77),
     **PROMPTED_SETS,
 }

@@ -24,9 +24,8 @@ from fedfit.data.corpus import TextSet
 from fedfit.data.partition import group_counts, partition
 from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import Samples
-from fedfit.errors import Fault, RecipeError
 from fedfit.experiment.fingerprint import data_digest
-from fedfit.experiment.rows_of_devices import device_tests, encode, set_apart
+from fedfit.experiment.rows_of_devices import check_holders, device_tests, encode, set_apart
 from fedfit.models.cost import adapted_shape
 from fedfit.models.load import load_tokenizer
 from fedfit.models.speaker import ModelSpeaker
@@ -130,10 +129,7 @@ def build(recipe: Recipe, device: torch.device | None = None, memories: DeviceMe
     method = make_method(recipe)
     few_share = recipe.personalization.few_shot_share if method is not None and method.few_shot else 0.0
     held, few_shot = set_apart(held, few_share, seed, "few-shot", at_least=1)
-    holders = sum(len(part) > 0 for part in held)
-    if holders < federation.devices_per_round:
-        remedy = f"only {holders} of {federation.devices} devices hold a sample after the partition; lower it, or skew less"
-        raise RecipeError([Fault("federation.devices_per_round", federation.devices_per_round, remedy)])
+    check_holders(held, federation)
     model = build_split_model(recipe.model.name, task.outputs, recipe.adapter, seed, device or pick_device())
     folder = Path(recipe.trunk_cache.folder).expanduser() if recipe.trunk_cache.folder else cache_folder() / "trunk"
     trunk = open_trunk(model, recipe.trunk_cache, folder, recipe.training.precision)
@@ -184,6 +180,7 @@ def assemble(parts: Parts) -> Experiment:
         seed=recipe.seed,
         size=recipe.adapter.size,
         ranks=device_ranks(recipe),
+        joins=settings.joins or (),
         uniform=is_uniform(recipe, rule),
         clock=clock,
         reply_deadline_s=settings.reply_deadline_s,

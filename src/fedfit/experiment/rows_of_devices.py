@@ -13,9 +13,9 @@ import numpy as np
 from fedfit.core.task import Encoded, Task
 from fedfit.data.corpus import Corpus, TextSet
 from fedfit.data.tokenize import Samples
-from fedfit.errors import DataError, choose
+from fedfit.errors import DataError, Fault, RecipeError, choose
 from fedfit.randomness import derive_seed
-from fedfit.settings import EvaluationSettings
+from fedfit.settings import EvaluationSettings, FederationSettings
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,21 @@ def encode(task: Task, corpus: Corpus, tokenizer: Any, max_tokens: int) -> tuple
                 log.warning("%s samples: %s", name, note)
     kept: dict[str, Any] = {name: texts[name].select(found.kept) for name, found in encoded.items()}  # type: ignore[union-attr]
     return dataclasses.replace(corpus, **kept), {name: found.samples for name, found in encoded.items()}
+
+
+def check_holders(held: Sequence[np.ndarray], federation: FederationSettings) -> None:
+    """Sees that there are devices with samples to be drawn.
+
+    Raises:
+        RecipeError: when fewer hold a sample than a round asks for, or none of them joins in the first round.
+    """
+    holders, joins = sum(len(part) > 0 for part in held), federation.joins
+    if holders < federation.devices_per_round:
+        remedy = f"only {holders} of {federation.devices} devices hold a sample after the partition; lower it, or skew less"
+        raise RecipeError([Fault("federation.devices_per_round", federation.devices_per_round, remedy)])
+    if joins is not None and not any(len(part) and join == 1 for part, join in zip(held, joins, strict=True)):
+        remedy = "no device that holds a sample joins in round 1; let one, or skew less"
+        raise RecipeError([Fault("federation.joins", list(joins), remedy)])
 
 
 def device_tests(

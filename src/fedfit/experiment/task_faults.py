@@ -10,7 +10,7 @@ from fedfit.settings import CLASSIFIED_SOURCES, INSTRUCTION_SOURCES, PREFERENCE_
 
 _ROLES = ("prompt", "response", "answer", "choices", "chosen", "rejected", "label", "pair")
 _READS = {
-    "instruction": ("template", "max_new_tokens", "generate_samples"),
+    "instruction": ("template", "max_new_tokens", "generate_samples", "positive"),
     "preference": ("template", "max_new_tokens", "loss", "beta", "reference"),
     "language_modelling": ("max_new_tokens",),
     "classification": ("metrics", "positive"),

@@ -119,6 +119,16 @@ def _cache(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("trunk_cache.folder", folder, "give the path of a folder, or leave the key out")
 
 
+def _joins(recipe: Recipe) -> Iterator[Fault]:
+    devices, joins = recipe.federation.devices, recipe.federation.joins
+    if joins is None:
+        return
+    if len(joins) != devices:
+        yield Fault("federation.joins", list(joins), f"there are {devices} devices; give each the round in which it joins")
+    elif min(joins) != 1:
+        yield Fault("federation.joins", list(joins), "rounds count from 1, and one device at least must join in the first")
+
+
 def _federation(recipe: Recipe) -> Iterator[Fault]:
     federation, training = recipe.federation, recipe.training
     if federation.devices_per_round > federation.devices:
@@ -127,6 +137,7 @@ def _federation(recipe: Recipe) -> Iterator[Fault]:
             federation.devices_per_round,
             f"there are {federation.devices} devices; lower it, or raise federation.devices",
         )
+    yield from _joins(recipe)
     yield from rank_faults(recipe)
     if training.momentum and training.optimizer != "sgd":
         yield Fault("training.momentum", training.momentum, f"{training.optimizer} has none; set optimizer to sgd, or it to 0")

@@ -25,6 +25,8 @@ _WORDS = {
     "mcc": "MCC",
     "kl": "KL",
     "rouge_l": "ROUGE-L",
+    "answer_f1": "answer F1",
+    "f1": "F1",
 }
 """Display names of metrics whose own names are not plain words."""
 

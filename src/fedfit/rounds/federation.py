@@ -32,6 +32,7 @@ class Federation:
         samples: the number of samples that each device registered, by device.
         size: the adapter's size at a rank.
         ranks: the rank of each device where nothing is planned.
+        joins: the first round in which each device can be drawn; all in the first when empty.
         uniform: devices weigh alike.
         clock: plans and charges rounds, if given.
         reply_deadline_s: wall time that a device has for its reply; none when ``None``.
@@ -49,6 +50,7 @@ class Federation:
     seed: int
     size: Callable[[int], AdapterSize]
     ranks: Sequence[int]
+    joins: Sequence[int] = ()
     uniform: bool = False
     clock: Clock | None = None
     reply_deadline_s: float | None = None

@@ -52,8 +52,7 @@ def initial_result(federation: Federation, initial: Update) -> RoundResult:
 def run_round(federation: Federation, state: ServerState, number: int) -> RoundResult:
     """Round ``number`` from ``state``. Without one usable update the state stays as it was."""
     started = time.perf_counter()
-    eligible = [device for device, samples in enumerate(federation.samples) if samples]
-    devices = choose_devices(eligible, federation.devices_per_round, federation.seed, number)
+    devices = choose_devices(_eligible(federation, number), federation.devices_per_round, federation.seed, number)
     plan = federation.clock.plan(number, devices) if federation.clock is not None else None
     exchange, watch = Exchange(federation, number, plan), Stopwatch()
     begun = _begin(federation, state, number, plan)
@@ -65,6 +64,12 @@ def run_round(federation: Federation, state: ServerState, number: int) -> RoundR
     record = _record(number, metrics, exchange.records, time.perf_counter() - started)
     record = record.with_costs(server_seconds, *_simulated(federation, plan, exchange.records))
     return RoundResult(record, tuple(exchange.records), state, tuple(scores))
+
+
+def _eligible(federation: Federation, number: int) -> list[int]:
+    """The devices that hold data and have joined."""
+    holders = [device for device, samples in enumerate(federation.samples) if samples]
+    return [device for device in holders if not federation.joins or federation.joins[device] <= number]
 
 
 def _begin(federation: Federation, state: ServerState, number: int, plan: Plan | None) -> ServerState:

@@ -20,9 +20,9 @@ from fedfit.rounds.federation import Federation
 
 
 def choose_devices(eligible: Sequence[int], count: int, seed: int, round_number: int) -> list[int]:
-    """The devices of a round, ascending: ``count`` drawn without replacement from those that hold data."""
+    """The devices of a round, ascending: ``count``, or all where there are fewer, drawn without replacement."""
     generator = np.random.default_rng(derive_seed(seed, "devices", round_number))
-    return sorted(int(device) for device in generator.choice(eligible, size=count, replace=False))
+    return sorted(int(device) for device in generator.choice(eligible, size=min(count, len(eligible)), replace=False))
 
 
 @dataclass(frozen=True)

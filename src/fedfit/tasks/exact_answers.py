@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 
 from fedfit.core.task import Metric, Score
 from fedfit.data.corpus import CHOICE_SIGN, TextSet
@@ -98,21 +99,28 @@ def _place(response: str, answer: str) -> re.Match[str] | None:
 
 
 class ChoiceScorer:
-    """Gathers the most probable choices."""
+    """Gathers the most probable choices; ``positive`` is the number of the one that an F1 is of, if there is one."""
 
-    def __init__(self, choices: int) -> None:
-        self._choices, self._right, self._rows = choices, 0, 0
+    def __init__(self, choices: int, positive: int | None = None) -> None:
+        self._choices, self._positive = choices, positive
+        self._true: list[np.ndarray] = []
+        self._predicted: list[np.ndarray] = []
 
     def add(self, output: Readout, targets: TokenTargets) -> None:
         """Takes in one batch; of equally probable choices the first one counts."""
         assert targets.labels is not None
         totals = choice_scores(output, targets, self._choices)
-        self._right += int((totals.argmax(dim=1) == targets.labels).sum())
-        self._rows += len(targets.labels)
+        self._true.append(targets.labels.cpu().numpy())
+        self._predicted.append(totals.argmax(dim=1).cpu().numpy())
 
     def score(self) -> Score:
-        """``answer_accuracy``."""
-        return {"answer_accuracy": Metric(self._right / self._rows)}
+        """``answer_accuracy``, and ``answer_f1`` of the choice by itself, 1 where it is nowhere, true or predicted."""
+        true, predicted = np.concatenate(self._true), np.concatenate(self._predicted)
+        found = {"answer_accuracy": Metric(int(np.count_nonzero(true == predicted)) / len(true))}
+        if self._positive is not None:
+            f1 = f1_score(true == self._positive, predicted == self._positive, zero_division=1.0)
+            found["answer_f1"] = Metric(float(f1))
+        return found
 
 
 def predicted_choices(output: Readout, targets: TokenTargets, choices: int) -> torch.Tensor:

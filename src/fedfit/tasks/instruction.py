@@ -12,7 +12,7 @@ from torch import Tensor
 from fedfit.core.task import Encoded, Scorer
 from fedfit.data.corpus import TextSet
 from fedfit.data.tokenize import Samples
-from fedfit.errors import DataError
+from fedfit.errors import DataError, choose
 from fedfit.models.readout import Readout
 from fedfit.tasks.answers import GreedyAnswers
 from fedfit.tasks.exact_answers import ChoiceScorer, choice_samples
@@ -32,6 +32,7 @@ class Instruction(TokenTask):
         choices: the exact answers that rows with an ``answer`` are scored over.
         max_new_tokens: longest generated answer.
         generate_samples: rows that are answered at each evaluation, for ROUGE-L.
+        positive: the answer that ``answer_f1`` is of.
         frame: what stands before and after the answer in most responses, for rows of one's own.
     """
 
@@ -40,8 +41,14 @@ class Instruction(TokenTask):
     max_new_tokens: int = 64
     generate_samples: int = 0
     frame: tuple[str, str] = ("", "")
+    positive: str | None = None
     name: str = "instruction"
     reference: None = None
+
+    def __post_init__(self) -> None:
+        if self.positive is not None and self.positive not in self.choices:
+            remedy = choose(self.positive, self.choices) if self.choices else "it has no exact answers; remove the key"
+            raise DataError(f"task.positive = {self.positive!r}: the data have no such answer; {remedy}")
 
     @property
     def answers(self) -> GreedyAnswers | None:
@@ -90,8 +97,12 @@ class Instruction(TokenTask):
         """Loss and perplexity; exact answers on the trees of the same rows."""
         found: list[tuple[Samples, Scorer]] = [(samples, TokenScorer())]
         if samples.scored is not None:
-            found.append((samples.scored, ChoiceScorer(len(self.choices))))
+            found.append((samples.scored, ChoiceScorer(len(self.choices), self._positive)))
         return found
+
+    @property
+    def _positive(self) -> int | None:
+        return None if self.positive is None else self.choices.index(self.positive)
 
     def describe(self) -> Mapping[str, Any]:
         """The direction of each metric, and the exact answers with their frame."""
@@ -100,5 +111,7 @@ class Instruction(TokenTask):
             directions["rouge_l"] = True
         if self.choices:
             directions["answer_accuracy"] = True
+        if self.positive is not None:
+            directions["answer_f1"] = True
         metrics = {"metrics": {name: {"higher_is_better": higher} for name, higher in directions.items()}}
         return {**metrics, "choices": list(self.choices), "answer_frame": list(self.frame)} if self.choices else metrics

@@ -50,7 +50,8 @@ def _classification(settings: TaskSettings, corpus: Corpus) -> Task:
 
 def _instruction(settings: TaskSettings, corpus: Corpus) -> Task:
     frame = answer_frame(corpus.train) if corpus.choices else ("", "")
-    return Instruction(settings.template, corpus.choices, settings.max_new_tokens, settings.generate_samples, frame)
+    longest, shown = settings.max_new_tokens, settings.generate_samples
+    return Instruction(settings.template, corpus.choices, longest, shown, frame, settings.positive)
 
 
 def _preference(settings: TaskSettings, corpus: Corpus) -> Task:
