@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedfit.sweeps.comparison import Case, Comparison
-from fedfit.sweeps.comparison_figure import write_comparison_figure
+from fedfit.sweeps.comparison_pages import draw_comparison as draw
 from fedfit.sweeps.comparison_pages import row_pages
 from fedfit.sweeps.csv_files import rows_csv, summary_csv
 from fedfit.sweeps.describe import caption
@@ -99,14 +99,13 @@ def draw_paper(folder: Path) -> list[Path]:
 
 
 def draw_comparison(name: str, folder: Path) -> list[Path]:
-    """Draws the figure of a comparison; returns the paths."""
-    made = comparison(name)
-    return write_comparison_figure(made, comparison_rows(name), caption(made.whole()), folder)
+    """Draws the figures of a comparison; returns the paths."""
+    return draw(comparison(name), comparison_rows(name), folder)
 
 
 def _comparison_row(line: Mapping[str, str], curve: Sequence[tuple[float, float]], exchanges: Mapping[str, bool]) -> Row:
     alpha, method = float(line["alpha"]) if "alpha" in line else None, line["method"]
-    values, case = _numbers(line), Case(line["data"], alpha)
+    values, case = _numbers(line), Case(line["data"], alpha, line.get("case", ""))
     return Row(
         columns=(*case.columns, ("method", method)),
         seed=int(line["seed"]),
@@ -123,7 +122,7 @@ def _comparison_row(line: Mapping[str, str], curve: Sequence[tuple[float, float]
 
 
 def _run(line: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(line[name] for name in ("data", "alpha", "method", "seed") if name in line)
+    return tuple(line[name] for name in ("data", "alpha", "case", "method", "seed") if name in line)
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
@@ -132,7 +131,7 @@ def _lines(path: Path) -> list[dict[str, str]]:
 
 def _numbers(line: Mapping[str, str]) -> dict[str, float | None]:
     """The cells that are numbers; whole ones stay whole."""
-    names = [name for name in line if name not in ("figure", "line", "data", "alpha", "method", "seed")]
+    names = [name for name in line if name not in ("figure", "line", "data", "alpha", "case", "method", "seed")]
     return {name: (int(line[name]) if line[name].isdigit() else float(line[name])) if line[name] else None for name in names}
 
 

@@ -1,5 +1,7 @@
 """Verdicts on claims, on made-up accuracies."""
 
+from dataclasses import replace
+
 import pytest
 
 from fedfit.sweeps.comparison import Case, Claim, Comparison, Method
@@ -92,3 +94,21 @@ def test_the_page_of_a_loss_has_its_unit_and_its_direction() -> None:
     assert f"| a − c | +0.1000 ± 0.0000, {FAILS} |" in page
     assert "a claim holds when m lies below −t·s/√n, for lower is better" in page
     assert "Differences are in nats of test loss after the last round" in page
+
+
+def test_a_claim_may_be_about_another_measure() -> None:
+    """Bytes of a whole run, in MB, and another metric; both are columns of a row, and fewer bytes are better."""
+    given = [
+        replace(row, values={**row.values, "uplink_bytes": 3e6 if row.line == "a" else 5e6, "final_macro_f1": 0.1 * row.seed})
+        for row in rows({("a", EASY): flat(0.8), ("b", EASY): flat(0.9)})
+    ]
+    (pair,) = judge_claim(Claim("fewer", "", (("a", "b"),), "uplink_bytes"), given, Metric())
+    assert pair.estimates[EASY.label].mean == pytest.approx(-2.0)
+    assert pair.estimates[EASY.label].word == HOLDS
+    (pair,) = judge_claim(Claim("alike", "", (("a", "b"),), "macro_f1"), given, Metric())
+    assert (pair.estimates[EASY.label].mean, pair.estimates[EASY.label].word) == (0, NOISE)
+    claims = (Claim("fewer bytes", "t", (("a", "b"),), "uplink_bytes"),)
+    methods = tuple(Method(name, ()) for name in "ab")
+    page = verdicts_page(Comparison("c", "C", "t", "", methods, (EASY,), (1e-3,), 0.5, 9, {}, claims), given)
+    assert f"| fewer bytes | t | -2.00 MB up (± 0.00, 3 seeds) | {HOLDS} | {HOLDS} |" in page
+    assert "In MB up of the whole run, where lower is better." in page

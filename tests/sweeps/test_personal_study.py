@@ -1,45 +1,99 @@
 """The study of the devices' own models: valid recipes, equal steps, its metric, and the smallest scale end to end."""
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from fedfit.experiment.load import parse_recipe, to_toml
 from fedfit.experiment.validate import validate_offline
-from fedfit.personalization.table import make_method
+from fedfit.personalization.table import make_method, method_keys
 from fedfit.settings import Recipe
 from fedfit.sweeps.comparison_pages import write_comparison
 from fedfit.sweeps.comparison_run import comparison_stages
+from fedfit.sweeps.fdlora_ablations import fdlora_ablations
 from fedfit.sweeps.metric import OWN, Metric, names_in
-from fedfit.sweeps.personal import FINE_TUNED, SCALES, personal
+from fedfit.sweeps.personal import SCALES, personal
+from fedfit.sweeps.personal_methods import FINE_TUNED
+from fedfit.sweeps.personal_scenes import INTENTS, LOGS, QUESTIONS, SCENES, TRADES, logs
+from fedfit.sweeps.reproduce import COMPARISONS
 from fedfit.sweeps.runner import run_stages
 
+STUDIES = {"personal": personal, "fdlora-ablations": fdlora_ablations, **SCENES}
+TOTAL = {"personal": 64, "fdlora-ablations": 64, LOGS: 64, INTENTS: 192, QUESTIONS: 36, TRADES: 24}
+"""Steps of a device in all."""
 
-def recipes(scale: str = "small") -> dict[str, Recipe]:
-    made = personal(scale)
+
+def recipes(name: str = "personal") -> dict[str, Recipe]:
+    made = STUDIES[name]("small")
     return {run.point.line: run.recipe for run in made.main(made.cases[0], made.lowest_rates).runs()}
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_run_is_valid(scale: str) -> None:
-    made = personal(scale)
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_run_is_valid(name: str, scale: str) -> None:
+    made = STUDIES[name](scale)
     lines = {method.name for method in made.methods}
     assert {line for claim in made.claims for pair in claim.pairs for line in pair} <= lines
+    assert COMPARISONS[name][0] is STUDIES[name]
     for case in made.cases:
         for run in made.main(case, made.lowest_rates).with_seeds(1).runs():
             assert validate_offline(run.recipe) == []
             assert parse_recipe(to_toml(run.recipe)) == run.recipe
 
 
-def test_every_device_takes_as_many_steps() -> None:
-    """Rounds × trainings of a round × steps of each; fine-tuning has a round less, and makes it up at the end."""
-    for line, recipe in recipes().items():
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_device_takes_as_many_steps(name: str) -> None:
+    """Rounds × trainings of a round × steps of each; fine-tuning has a round less, and makes it up at the end.
+
+    A frozen pair beside costs 5/3 in FedALT and in a half of FedDPA, and takes no step more.
+    """
+    costly = {"FedALT": 5 / 3, "FedDPA": (1 + 5 / 3) / 2}
+    for line, recipe in recipes(name).items():
         method, steps = make_method(recipe), recipe.training.local_steps
         assert steps is not None
-        passes = 1.0 if method is None else method.passes
+        passes = (1.0 if method is None else method.passes) / costly.get(line, 1.0)
         total = recipe.federation.rounds * passes * steps
-        assert total + (steps if line == FINE_TUNED else 0) == 64, line
+        assert total + (steps if line == FINE_TUNED else 0) == pytest.approx(TOTAL[name]), line
+
+
+def test_a_scene_has_every_method_that_its_paper_names() -> None:
+    named = {
+        "FDLoRA",
+        "local only",
+        "FedAvg",
+        "FedAvg, fine-tuned",
+        "FedSA-LoRA",
+        "Ditto",
+        "FedRep",
+        "FedDPA",
+        "FedALT",
+        "PFTT",
+    }
+    for name, scene in SCENES.items():
+        lines = {method.name for method in scene("small").methods}
+        assert lines == (named if name in (LOGS, INTENTS) else named - {"FedRep"}), "a language model's head is frozen"
+
+
+def test_an_ablation_changes_one_choice() -> None:
+    def choices(recipe: Recipe) -> dict[str, object]:
+        own, federation, training = recipe.personalization, recipe.federation, recipe.training
+        beside = {"few_shot_share": own.few_shot_share, "rounds": federation.rounds, "steps": training.local_steps}
+        return asdict(method_keys(recipe)) | beside
+
+    found = {line: choices(recipe) for line, recipe in recipes("fdlora-ablations").items()}
+    default = found.pop("default")
+    for line, other in found.items():
+        changed = {name for name, value in other.items() if value != default[name]}
+        assert len(changed) == (2 if line.startswith("K ") else 1), (line, changed)
+
+
+def test_logs_are_cut_by_template_and_at_random() -> None:
+    apart, mixed = (logs("small").main(case, logs("small").lowest_rates).runs()[0].recipe for case in logs("small").cases)
+    assert (apart.evaluation.device_test_column, mixed.evaluation.device_test_column) == ("EventId", None)
+    assert [case.slug for case in logs("small").cases] == ["bgl-templates-apart", "bgl-lines-at-random"]
+    assert [case.label for case in logs("small").cases] == ["BGL, templates apart", "BGL, lines at random"]
 
 
 LINE = {

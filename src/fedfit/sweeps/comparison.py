@@ -52,22 +52,27 @@ class Method:
 class Case:
     """A setting to compare methods in: a data set, spread by a Dirichlet draw of concentration ``alpha``.
 
-    Without ``alpha`` the recipe says how it is spread: over its natural clients.
+    Without ``alpha`` the recipe says how it is spread: over its natural clients. ``variant`` names a case of the same data
+    and spread, whose recipe ``changes`` (``section.key=value``) make another.
     """
 
     source: str
     alpha: float | None = None
+    variant: str = ""
+    changes: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
         """The name of the case's folder, and of the case for ``--only``."""
-        return self.source if self.alpha is None else f"{self.source}-{self.alpha:g}"
+        spread = "" if self.alpha is None else f"-{self.alpha:g}"
+        return f"{self.source}{spread}" + (f"-{self.variant.replace(' ', '-')}" if self.variant else "")
 
     @property
     def label(self) -> str:
         """The case's name in tables and panels."""
         name = DATA_NAMES.get(self.source, self.source)
-        return name if self.alpha is None else f"{name}, α = {self.alpha:g}"
+        words = [name, *([] if self.alpha is None else [f"α = {self.alpha:g}"]), *([self.variant] if self.variant else [])]
+        return ", ".join(words)
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -78,16 +83,21 @@ class Case:
     @property
     def columns(self) -> Columns:
         """The case in tables."""
-        return (("data", self.source), *(() if self.alpha is None else (("alpha", self.alpha),)))
+        spread = () if self.alpha is None else (("alpha", self.alpha),)
+        return (("data", self.source), *spread, *((("case", self.variant),) if self.variant else ()))
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that one method is above another, for one or several pairs ``(higher, lower)``; ``source`` is its origin."""
+    """A claim that one method is better than another, for one or several pairs ``(better, worse)``; ``source`` is its origin.
+
+    ``measure`` is what it is about: another metric that the comparison shows, or a cost; by default the leading metric.
+    """
 
     text: str
     source: str
     pairs: tuple[tuple[str, str], ...]
+    measure: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +208,7 @@ class Comparison:
         return [case for case in self.cases if words in case.slug]
 
     def _overrides(self, case: Case, method: Method) -> tuple[str, ...]:
-        return (*case.overrides, *self.source_overrides.get(case.source, ()), *method.overrides)
+        return (*case.overrides, *self.source_overrides.get(case.source, ()), *case.changes, *method.overrides)
 
     def _sweep(self, name: str, points: Sequence[Point], seeds: tuple[int, ...]) -> Sweep:
         return Sweep(

@@ -17,6 +17,7 @@ from fedfit.sweeps.pages import write_pages
 from fedfit.sweeps.rate_search import Trial, rates_csv, read_trials
 from fedfit.sweeps.rows import Row, collect
 from fedfit.sweeps.run_folders import unfinished
+from fedfit.sweeps.skew_figure import write_skew_figure
 
 
 def finished_part(comparison: Comparison, out: Path) -> Comparison:
@@ -41,7 +42,16 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     trials = _trials(comparison, out)
     whole = comparison.whole()
     pages = {**row_pages(comparison, rows, trials), "settings.md": settings_text(whole)}
-    return write_pages(out, pages, lambda: write_comparison_figure(comparison, rows, caption(whole), out))
+    return write_pages(out, pages, lambda: draw_comparison(comparison, rows, out))
+
+
+def draw_comparison(comparison: Comparison, rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Draws the figures of ``rows`` into ``folder``; returns the paths."""
+    words = caption(comparison.whole())
+    return [
+        *write_comparison_figure(comparison, rows, words, folder),
+        *write_skew_figure(comparison, rows, words, folder),
+    ]
 
 
 def collect_comparison(comparison: Comparison, out: Path) -> list[Row]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fedfit.sweeps.comparison import Claim, Comparison
 from fedfit.sweeps.describe import table_text
 from fedfit.sweeps.estimate import Estimate, difference_text, joint_word, paired_rule
+from fedfit.sweeps.measures import Cost, measure_of, measured
 from fedfit.sweeps.metric import Metric
 from fedfit.sweeps.rows import Row
 
@@ -40,11 +41,12 @@ class Judged:
 def judge_claim(claim: Claim, rows: Sequence[Row], metric: Metric) -> list[Judged]:
     """Judges the pairs of ``claim`` whose methods are both in ``rows``; ``rows`` must hold all seeds of both in each case.
 
-    ``metric`` is the one that ``rows`` have as their curve.
+    ``metric`` is the one that ``rows`` have as their curve, and that a claim without a measure of its own is about.
     """
     methods = {row.line for row in rows}
     pairs = [(higher, lower) for higher, lower in claim.pairs if {higher, lower} <= methods]
-    return [Judged(higher, lower, _estimates(higher, lower, rows, metric)) for higher, lower in pairs]
+    measure = measure_of(claim.measure, metric)
+    return [Judged(higher, lower, _estimates(higher, lower, rows, measure, metric)) for higher, lower in pairs]
 
 
 def claim_word(judged: Sequence[Judged], column: str) -> str:
@@ -67,8 +69,15 @@ def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
     ]
     for claim, pairs in judged.items():
         lines = [(f"{p.higher} − {p.lower}", *(_cell(p.estimates[column]) for column in columns)) for p in pairs]
-        parts += [f"### {claim.text}", table_text(("difference", *columns), lines)]
+        measure = measure_of(claim.measure, comparison.metric)
+        better = "higher" if measure.higher_is_better else "lower"
+        about = [f"In {measure.difference_unit} of {_about(measure)}, where {better} is better."] if claim.measure else []
+        parts += [f"### {claim.text}", *about, table_text(("difference", *columns), lines)]
     return "\n\n".join([*parts, "## How it is judged", rule(comparison.metric)])
+
+
+def _about(measure: Metric) -> str:
+    return "the whole run" if isinstance(measure, Cost) else measure.key.replace("_", " ")
 
 
 def _difference_text(pairs: Sequence[Judged]) -> str:
@@ -85,19 +94,19 @@ def _cell(estimate: Estimate) -> str:
     return f"{estimate.bare}, {estimate.word}"
 
 
-def _estimates(higher: str, lower: str, rows: Sequence[Row], metric: Metric) -> dict[str, Estimate]:
+def _estimates(higher: str, lower: str, rows: Sequence[Row], metric: Metric, leading: Metric) -> dict[str, Estimate]:
     cases = list(dict.fromkeys(row.panel for row in rows))
-    by_case = {case: _differences(higher, lower, case, rows, metric) for case in cases}
+    by_case = {case: _differences(higher, lower, case, rows, metric, leading) for case in cases}
     found = {case: Estimate.of(list(by_seed.values()), metric) for case, by_seed in by_case.items()}
     seeds = by_case[cases[0]]
     found[OVER_ALL] = Estimate.of([statistics.fmean(by_case[case][seed] for case in cases) for seed in seeds], metric)
     return found
 
 
-def _differences(higher: str, lower: str, case: str, rows: Sequence[Row], metric: Metric) -> dict[int, float]:
+def _differences(higher: str, lower: str, case: str, rows: Sequence[Row], metric: Metric, leading: Metric) -> dict[int, float]:
     """Seed → difference of the displayed values."""
     high, low = (
-        {row.seed: metric.factor * row.final for row in rows if (row.panel, row.line) == (case, name)}
+        {row.seed: measured(row, metric, leading) for row in rows if (row.panel, row.line) == (case, name)}
         for name in (higher, lower)
     )
     return {seed: high[seed] - low[seed] for seed in high}

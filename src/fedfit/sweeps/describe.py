@@ -21,6 +21,9 @@ DATA_NAMES = {
     "pydocs-instruct": "docstring instruction",
     "truthfulqa": "TruthfulQA",
     "persona": "persona",
+    "bgl": "BGL",
+    "bgl-instruct": "BGL question",
+    "banking77": "Banking77",
 }
 """Names of data sets in captions and tables."""
 

@@ -14,6 +14,8 @@ from fedfit.sweeps.comparison import Comparison
 from fedfit.sweeps.comparison_pages import finished_part, write_comparison
 from fedfit.sweeps.comparison_run import comparison_stages
 from fedfit.sweeps.describe import caption
+from fedfit.sweeps.fdlora_ablations import NAME as ABLATIONS
+from fedfit.sweeps.fdlora_ablations import fdlora_ablations
 from fedfit.sweeps.figure import write_figure
 from fedfit.sweeps.figures import FIGURES
 from fedfit.sweeps.instructions import NAME as INSTRUCTIONS
@@ -26,6 +28,7 @@ from fedfit.sweeps.pages import sweep_pages, write_pages
 from fedfit.sweeps.personal import NAME as PERSONAL
 from fedfit.sweeps.personal import SCALES as PERSONAL_SCALES
 from fedfit.sweeps.personal import personal
+from fedfit.sweeps.personal_scenes import SCENES
 from fedfit.sweeps.preferences import NAME as PREFERENCES
 from fedfit.sweeps.preferences import preferences
 from fedfit.sweeps.rows import collect
@@ -40,6 +43,8 @@ COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
     INSTRUCTIONS: (instructions, LANGUAGE_SCALES),
     PREFERENCES: (preferences, LANGUAGE_SCALES),
     PERSONAL: (personal, PERSONAL_SCALES),
+    ABLATIONS: (fdlora_ablations, PERSONAL_SCALES),
+    **{name: (scene, PERSONAL_SCALES) for name, scene in SCENES.items()},
 }
 """The studies beside ``FIGURES``: name → function that makes the comparison, and its scales."""
 
