@@ -241,6 +241,11 @@ class EvaluationSettings:
     device_test_share: float = key(
         0.0, "share of each device's samples that it sets apart as its own test part", minimum=0, maximum=0.9
     )
+    others_samples: int = key(
+        0,
+        "test samples of other devices on which each device's models are measured besides; their metrics begin with `others_`",
+        minimum=0,
+    )
     device_test_column: str | None = key(
         None,
         "column whose values are set apart whole: samples of one value are for training on every device, or for the test on "

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fedfit.core.task import Metric, Score
 from fedfit.core.update import LORA_B, Job, Update
 from fedfit.experiment.build import Experiment, assemble, build
-from fedfit.experiment.rows_of_devices import set_apart
+from fedfit.experiment.rows_of_devices import rows_of_others, set_apart
 from fedfit.records import DeviceScore, RoundRecord, RoundResult
 from fedfit.rounds.evaluate import evaluate, summary
 from fedfit.settings import DataSettings, EvaluationSettings
@@ -102,13 +102,15 @@ class Watched:
         return evaluate(parts.model, parts.trunk, TASK, parts.sets["test"] if rows is None else parts.train, rows=rows)
 
 
-def watched(folder: Path, rule: str = "fedavg", share: float = 0.25, every: int = 1, models: str = "auto") -> Watched:
+def watched(
+    folder: Path, rule: str = "fedavg", share: float = 0.25, every: int = 1, models: str = "auto", others: int = 0
+) -> Watched:
     """Three rounds on four devices, two of which are asked in each: in round 1 two have never trained."""
     recipe = tiny_recipe(
         folder,
         seed=SEED,
         federation={"devices": 4, "devices_per_round": 2, "rounds": 3, "rule": rule},
-        evaluation={"models": models, "every": every},
+        evaluation={"models": models, "every": every, "others_samples": others},
     )
     plain = tiny_experiment(recipe, None).parts
     held, tests = set_apart(plain.held, share, SEED)
@@ -214,6 +216,26 @@ def test_a_device_without_test_rows_has_no_score(tiny_bert: Path) -> None:
 
 
 # Summaries
+
+
+def test_a_personal_model_is_measured_on_samples_of_others(tiny_bert: Path) -> None:
+    """Seven rows of the other three devices' tests, the same in every round; by hand from what each device trained last."""
+    seen = watched(tiny_bert, rule="local_only", share=0.5, others=7)
+    parts = seen.made.parts
+    drawn = rows_of_others(parts.own_tests, 7, SEED)
+    for device, rows in enumerate(drawn):
+        assert len(set(rows.tolist())) == 7
+        assert not set(rows.tolist()) & {*parts.own_tests[device].tolist(), *parts.held[device].tolist()}
+        assert set(rows.tolist()) <= {row for tests in parts.own_tests for row in tests.tolist()}
+    assert not np.array_equal(drawn[0], drawn[1])
+    for result in seen.results:
+        for score in result.scores:
+            update = seen.newest(score.device, result.record.round) or seen.made.initial
+            expected = seen.score(update, drawn[score.device])
+            assert all(score.metrics[f"personal_others_{name}"] == metric for name, metric in expected.items())
+        assert "personal_others_accuracy_mean" in result.record.metrics
+    assert rows_of_others(parts.own_tests, 0, SEED) == []
+    assert [len(rows) for rows in rows_of_others([np.arange(2), np.arange(2, 5)], 100, SEED)] == [3, 2]
 
 
 def test_mean_worst_and_spread_by_hand() -> None:

@@ -25,7 +25,7 @@ from fedfit.data.partition import group_counts, partition
 from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import Samples
 from fedfit.experiment.fingerprint import data_digest
-from fedfit.experiment.rows_of_devices import check_holders, device_tests, encode, set_apart
+from fedfit.experiment.rows_of_devices import check_holders, device_tests, encode, rows_of_others, set_apart
 from fedfit.models.cost import adapted_shape
 from fedfit.models.load import load_tokenizer
 from fedfit.models.speaker import ModelSpeaker
@@ -212,6 +212,7 @@ def _policy(parts: Parts, rule: Rule, trainer: Trainer, method: Method | None) -
         precision=parts.recipe.training.precision,
         speaker=ModelSpeaker(parts.model, parts.tokenizer),
         own=own,
+        others=rows_of_others(parts.own_tests, evaluation.others_samples, parts.recipe.seed),
     )
 
 

@@ -65,6 +65,16 @@ def device_tests(
     return set_values_apart(held, texts.columns[name], share, seed)
 
 
+def rows_of_others(tests: Sequence[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
+    """For each device ``count`` rows of the other devices' tests, or all where there are fewer, sorted; nothing for none."""
+    found = []
+    for device in range(len(tests)) if count else ():
+        rest = np.concatenate([np.zeros(0, dtype=np.int64), *tests[:device], *tests[device + 1 :]])
+        drawn = np.random.default_rng(derive_seed(seed, "others", device)).permutation(np.sort(rest))[:count]
+        found.append(np.sort(drawn))
+    return found
+
+
 def set_values_apart(
     held: Sequence[np.ndarray], values: Sequence[str], share: float, seed: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -87,9 +87,10 @@ def _data(recipe: Recipe) -> Iterator[Fault]:
 
 def _evaluation(recipe: Recipe) -> Iterator[Fault]:
     evaluation = recipe.evaluation
-    if evaluation.device_test_column is not None and not evaluation.device_test_share:
-        remedy = "no device sets a test part apart; set evaluation.device_test_share to 0.3, for example, or remove it"
-        yield Fault("evaluation.device_test_column", evaluation.device_test_column, remedy)
+    for name in ("device_test_column", "others_samples"):
+        if getattr(evaluation, name) and not evaluation.device_test_share:
+            remedy = "no device sets a test part apart; set evaluation.device_test_share to 0.3, for example, or remove it"
+            yield Fault(f"evaluation.{name}", getattr(evaluation, name), remedy)
 
 
 def _missing_files(recipe: Recipe) -> Iterator[Fault]:

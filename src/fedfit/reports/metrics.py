@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fedfit.metric_names import PREFIXES
 
 ABSENT = "–"
+OTHERS = "others_"
+"""Beginning of a metric's own name: a device's model, measured on test samples of other devices."""
 ENDINGS = ("mean", "worst", "p10", "spread")
 """Endings of statistics over devices: ``p10`` is the tenth percentile from the worst, the spread a standard deviation."""
 
@@ -67,7 +69,7 @@ class Measure:
     @property
     def is_loss(self) -> bool:
         """Whether the metric is a mean cross-entropy, in nats."""
-        return self.name in _LOSSES
+        return self.name.removeprefix(OTHERS) in _LOSSES
 
     @property
     def factor(self) -> float:
@@ -82,7 +84,9 @@ class Measure:
     @property
     def word(self) -> str:
         """The metric's display name: ``macro-F1``."""
-        return _WORDS.get(self.name, self.name.replace("_", " "))
+        name = self.name.removeprefix(OTHERS)
+        word = _WORDS.get(name, name.replace("_", " "))
+        return f"{word} on others' samples" if self.name.startswith(OTHERS) else word
 
     @property
     def label(self) -> str:

@@ -75,6 +75,7 @@ class Policy:
         every: rounds between two evaluations; round 0 and the last are always measured.
         speaker: the resident model as one that answers.
         own: the models that devices have by a method of personalisation.
+        others: test rows of other devices in ``train``, for each device; empty where none are asked for.
     """
 
     rule: Rule
@@ -92,6 +93,7 @@ class Policy:
     precision: str
     speaker: Speaker
     own: OwnModels | None = None
+    others: Sequence[np.ndarray] = ()
 
     def __post_init__(self) -> None:
         self._own: dict[tuple[str, int | None, int | None], Score] = {}
@@ -146,6 +148,8 @@ class Policy:
                 metrics: dict[str, Metric] = {}
                 for name, own in models.jobs.items():
                     metrics |= _prefixed(name, self._on(own, self.train, rows))
+                    if self.others and len(self.others[device]):
+                        metrics |= _prefixed(f"{name}_others", self._on(own, self.train, self.others[device]))
                 scores.append(DeviceScore(after_round, device, len(rows), metrics, models.facts))
         return scores
 

@@ -53,6 +53,8 @@ SIZES = {
     },
 }
 """Scene → scale → size."""
+OTHERS = {"smoke": 4, "small": 40}
+"""Samples of other trades on which a device's model of instructions is measured."""
 
 
 def logs(scale: str) -> Comparison:
@@ -90,11 +92,11 @@ def questions(scale: str) -> Comparison:
 
 
 def trades(scale: str) -> Comparison:
-    """Instructions of five trades, a device each; the loss on a device's own."""
+    """Instructions of five trades, a device each; the loss on a device's own, and on others'."""
     size = SIZES[TRADES][scale]
     spread = '[partition]\nkind = "by_column"\ncolumn = "domain"'
-    base = _base(size, "smollm2", 128, '[task]\nkind = "instruction"', spread)
-    metrics = ("loss", "loss_worst", "loss_spread", "perplexity")
+    base = _base(size, "smollm2", 128, '[task]\nkind = "instruction"', spread, f"others_samples = {OTHERS[scale]}")
+    metrics = ("loss", "loss_worst", "loss_spread", "others_loss")
     return _comparison(TRADES, "Instructions of five trades, a device each", scale, base, (Case("domains"),), metrics, SMOLLM2)
 
 
