@@ -28,6 +28,7 @@ FOLDERS = {
     "mixed-ranks": RESULTS / "mixed-ranks",
     **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
     "personal": RESULTS / "personal",
+    "personal-logs": RESULTS / "personal" / "logs",
 }
 """Comparison → the folder of its results at the scale ``small``."""
 DRAWN = ("fig3", "fig4", "fig5")
