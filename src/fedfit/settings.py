@@ -208,8 +208,13 @@ class TaskSettings:
 class TransportSettings:
     """How updates are encoded, in each direction."""
 
-    uplink: tuple[str, ...] = key(("plain",), "codec of what devices send: `plain`, or one's own as `package.module:Codec`")
-    downlink: tuple[str, ...] = key(("plain",), "codec of what devices are sent")
+    uplink: tuple[str, ...] = key(
+        ("plain",),
+        "codec of what devices send: `plain`, one's own as `package.module:Codec`, or a chain of stages: `delta`, "
+        "`top_k:share`, `random_k:share`, `fp16`, `bf16`, `quantize:bits`",
+    )
+    downlink: tuple[str, ...] = key(("plain",), "codec of what devices are sent: `plain`, one's own, or a stage that rounds")
+    error_feedback: bool = key(False, "each device keeps what a packet left out and adds it to its next, with `delta`")
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,13 @@ def test_components_by_entry_point(world: World, tmp_path: Path, monkeypatch: py
         ('task.metrics=["accuracy", "macrof1"]', "task.metrics", "did you mean 'macro_f1'? choose one of accuracy, macro_f1"),
         ('task.metrics=["mcc", "mcc"]', "task.metrics", "name each metric once"),
         ("transport.uplink=plian", "transport.uplink", "did you mean 'plain'? choose one of plain"),
-        ("transport.downlink=[]", "transport.downlink", "name one codec"),
+        ("transport.downlink=[]", "transport.downlink", "no codec is named; name one"),
+        ('transport.uplink=["quantize:9"]', "transport.uplink", "a whole number from 1 to 8"),
+        ('transport.uplink=["zip","delta"]', "transport.uplink", "zip is no stage"),
+        ("transport.uplink=quantise:4", "transport.uplink", "cannot be imported"),
+        ("transport.uplink=quantise", "transport.uplink", "did you mean 'quantize'"),
+        ('transport.downlink=["delta"]', "transport.downlink", "is for what devices send"),
+        ("transport.error_feedback=true", "transport.error_feedback", "plain leaves nothing out for it"),
         ("transport.downlink=mine:make", "transport.downlink", "mine:make is a function, not a type"),
         (
             "transport.downlink=json:JSONDecoder",
@@ -198,6 +204,16 @@ def test_what_leads_to_no_component(override: str, key: str, remedy: str, mine: 
     (fault,) = key_faults(parse_recipe("", [override]))
     assert fault.key == key
     assert remedy in fault.remedy
+
+
+@pytest.mark.parametrize(
+    ("uplink", "remedy"), [("fp16", "begin the uplink with delta"), ("delta", "the uplink leaves nothing out")]
+)
+def test_error_feedback_needs_differences_and_a_loss(uplink: str, remedy: str) -> None:
+    (fault,) = key_faults(parse_recipe("", [f"transport.uplink={uplink}", "transport.error_feedback=true"]))
+    assert (fault.key, fault.value) == ("transport.error_feedback", True)
+    assert remedy in fault.remedy
+    assert key_faults(parse_recipe("", ['transport.uplink=["delta", "bf16"]', "transport.error_feedback=true"])) == []
 
 
 def test_a_fault_of_a_component_is_no_traceback(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def federation(
 
 def own_of(made: Experiment, device: int, after_round: int) -> Memory:
     """What the method kept on ``device`` in its last round up to ``after_round``."""
-    _, own = parted(made.parts.memories.read(device, after_round + 1))
+    own = parted(made.parts.memories.read(device, after_round + 1)).own
     assert own is not None
     return own
 

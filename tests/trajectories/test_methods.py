@@ -53,3 +53,18 @@ def test_a_run_that_was_killed_ends_the_same(step: int, world: World, tmp_path: 
     assert ended.status == -signal.SIGKILL, ended.stderr
     assert outcome(resume(run)) == outcome(whole)
     assert lines(run / "scores.jsonl") == lines(whole / "scores.jsonl")
+
+
+def test_error_feedback_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+    """With a method beside it: both lie in a device's memory."""
+    keys = [
+        'transport.uplink=["delta","top_k:0.1","quantize:4"]',
+        'transport.downlink=["bf16"]',
+        "transport.error_feedback=true",
+    ]
+    recipe = parse_recipe(world.recipe.read_text(), [*world.overrides, *overrides("ditto"), *keys])
+    whole = stop_after(recipe, tmp_path / "whole", 4)
+    for rounds in (1, 3):
+        run = stop_after(recipe, tmp_path / f"stopped-{rounds}", rounds)
+        assert outcome(resume(run)) == outcome(whole)
+        assert lines(run / "scores.jsonl") == lines(whole / "scores.jsonl")

@@ -12,9 +12,10 @@ from fedfit.core.update import Memory, Update
 class Codec(Protocol):
     """Turns an update into bytes and back, one for each direction.
 
-    ``state`` is what the sender keeps from packet to packet, as error feedback does; ``None`` for a codec without. The rounds
-    do not keep one yet: every packet is encoded without. Groups that an update marks ``exact`` come back to the bit, whatever
-    the codec does to the others.
+    ``state`` is what the sender keeps from packet to packet, as error feedback does; ``None`` for a codec without. Devices keep
+    theirs in their memory; the server, which sends to many, keeps none. Groups that an update marks ``exact`` come back to the
+    bit, whatever the codec does to the others. A codec with a true attribute ``refers`` is given the decoded order as reference
+    on both sides, to the bit.
     """
 
     def bits_per_number(self, density: float = 1.0) -> float:

@@ -59,7 +59,7 @@ class PlainCodec:
             scales = {name: float(scale) for name, scale in _table(facts["scales"], int, float).items()}
             sparse = _unpacked(tensors, _table(facts.get("shapes", {}), list), reference)
             named = _table(facts["facts"], bool, int, float, str)
-            groups = _in_order(grouped(tensors | sparse), scales)
+            groups = in_order(grouped(tensors | sparse), scales)
             update = Update(groups, scales, float(facts["weight"]), _in_range(named))
         except _REFUSED as error:
             raise UpdateRefused(f"the packet is not a whole update: {error}") from error
@@ -102,7 +102,7 @@ def _unpacked(tensors: dict[str, Tensor], shapes: Mapping[str, Any], reference: 
     return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
-def _in_order(groups: dict[str, dict[str, Tensor]], scales: Mapping[str, float]) -> dict[str, dict[str, Tensor]]:
+def in_order(groups: dict[str, dict[str, Tensor]], scales: Mapping[str, float]) -> dict[str, dict[str, Tensor]]:
     """Pairs first, in the order of ``scales``, which is the sender's: a file of safetensors is sorted by name."""
     for group in (LORA_B, LORA_A):
         if group in groups:

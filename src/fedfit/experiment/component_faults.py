@@ -14,7 +14,7 @@ def component_faults(recipe: Recipe) -> Iterator[Fault]:
     """The faults of every name, by itself."""
     from fedfit.adapters.table import ADAPTERS, adapter_kind
     from fedfit.aggregation.table import RULES, rule_entry
-    from fedfit.codecs.table import CODECS, make_codec
+    from fedfit.codecs.table import CODECS, STAGES, is_stage, make_codec
     from fedfit.personalization.table import METHODS, NONE, method_entry
     from fedfit.tasks.table import TASKS, task_entry
 
@@ -27,10 +27,38 @@ def component_faults(recipe: Recipe) -> Iterator[Fault]:
     yield from _metric_faults(recipe)
     for direction in ("uplink", "downlink"):
         key, chosen = f"transport.{direction}", getattr(recipe.transport, direction)
-        if len(chosen) != 1:
-            yield Fault(key, list(chosen), "name one codec")
-        else:
-            yield from _name_fault(key, chosen[0], CODECS, "fedfit.codecs", lambda name: make_codec((name,)))
+        if len(chosen) == 1 and not is_stage(chosen[0]):
+            if direction == "uplink" and recipe.transport.error_feedback:
+                remedy = f'{chosen[0]} leaves nothing out for it; remove it, or give a chain such as ["delta", "quantize:4"]'
+                yield Fault("transport.error_feedback", True, remedy)
+            yield from _name_fault(key, chosen[0], {**CODECS, **STAGES}, "fedfit.codecs", lambda name: make_codec((name,)))
+            continue
+        try:
+            make_codec(chosen)
+        except LookupError as error:
+            yield Fault(key, list(chosen), str(error))
+            continue
+        yield from _chain_faults(recipe, direction)
+
+
+def _chain_faults(recipe: Recipe, direction: str) -> Iterator[Fault]:
+    """What a chain must be for its direction, and for error feedback."""
+    from fedfit.codecs.table import make_stage
+
+    names, feedback = getattr(recipe.transport, direction), recipe.transport.error_feedback
+    stages = [make_stage(name) for name in names]
+    if direction == "downlink":
+        other = [name for name, stage in zip(names, stages, strict=True) if stage.order < 2]
+        if other:
+            remedy = (
+                f"{other[0]} is for what devices send, against what they were sent; a downlink may round: fp16, bf16, quantize"
+            )
+            yield Fault("transport.downlink", list(names), remedy)
+        return
+    if feedback and stages[0].order != 0:
+        yield Fault("transport.error_feedback", feedback, "it adds up what differences leave out; begin the uplink with delta")
+    elif feedback and all(stage.lossless for stage in stages):
+        yield Fault("transport.error_feedback", feedback, "the uplink leaves nothing out; remove it, or add quantize or top_k")
 
 
 def _name_fault(key: str, name: str, table: Mapping[str, Any], group: str, look_up: Callable[[str], object]) -> Iterator[Fault]:

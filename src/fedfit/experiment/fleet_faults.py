@@ -76,7 +76,7 @@ def plan_faults(recipe: Recipe) -> Iterator[Fault]:
     if plan.policy == "none":
         yield from _unused(recipe)
     if plan.count == "sent" and plan.bits_per_parameter != _CODEC_BITS:
-        remedy = 'the codec sends 32; set plan.count to "formula" to count with another number'
+        remedy = 'the codecs of [transport] say what is sent; set plan.count to "formula" to count with another number'
         yield Fault("plan.bits_per_parameter", plan.bits_per_parameter, remedy)
     if recipe.fleet.devices not in (None, devices):
         yield Fault("fleet.devices", recipe.fleet.devices, f"federation.devices = {devices} decides; remove it")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from fedfit.codecs.table import is_stage
 from fedfit.core.plugins import module_of
 from fedfit.errors import ComponentError, FedfitError
 from fedfit.settings import Recipe
@@ -61,7 +62,9 @@ def _own_part(recipe: Recipe, trace: TracebackType | None) -> tuple[str, traceba
 def _components(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Each component of the user's own that the recipe names, in words, with its module."""
     named = [("rule", recipe.federation.rule), ("task", recipe.task.kind), ("adapter kind", recipe.adapter.kind)]
-    named += [("codec", name) for name in dict.fromkeys((*recipe.transport.uplink, *recipe.transport.downlink))]
+    named += [
+        ("codec", name) for name in dict.fromkeys((*recipe.transport.uplink, *recipe.transport.downlink)) if not is_stage(name)
+    ]
     for kind, name in named:
         module = module_of(name)
         if module is not None:

@@ -16,7 +16,7 @@ from fedfit.data.tokenize import Samples
 from fedfit.errors import UpdateRefused
 from fedfit.randomness import derive_seed
 from fedfit.rounds.local import LocalRound
-from fedfit.rounds.memories import Memories, joined, parted
+from fedfit.rounds.memories import Kept, Memories, joined, parted
 from fedfit.rounds.trainer import Trainer
 
 
@@ -66,7 +66,8 @@ class Devices:
         started = time.perf_counter()
         packet, refusal = None, None
         try:
-            memory, own = parted(self._memories.read(order.device, order.round))
+            kept = parted(self._memories.read(order.device, order.round))
+            memory, own = kept.rule, kept.own
             received = self._downlink.decode(order.packet)
             job = self._rule.device.receive(completed(received, self._initial), memory)
             indices = self._parts[order.device]
@@ -76,17 +77,16 @@ class Devices:
                 local = LocalRound(self._trainer, self._samples, indices, order.round, order.device, trains=order.trains)
                 trained, own = self._personal.train(local, job, own)
                 trained = local.counted(trained)
-            update, kept = self._rule.device.send(job, trained, memory)
-            kept = joined(kept, own)
-            if kept is not None:
-                _check_finite(kept)
+            update, memory = self._rule.device.send(job, trained, memory)
             groups = job.update.present
             extra = update.present - groups
             travels = self._rule.traits.uplink_groups(order.round, groups) | extra
             seed = derive_seed(self._seed, "uplink", order.round, order.device)
-            packet, _ = self._uplink.encode(update.only(travels), received, seed)
-            if kept is not None:
-                self._memories.write(order.device, order.round, kept)
+            packet, state = self._uplink.encode(update.only(travels), received, seed, kept.codec)
+            remembered = joined(Kept(memory, own, state))
+            if remembered is not None:
+                _check_finite(remembered)
+                self._memories.write(order.device, order.round, remembered)
         except UpdateRefused as error:
             refusal = str(error)
         return Reply(order.round, order.device, packet, refusal, time.perf_counter() - started)

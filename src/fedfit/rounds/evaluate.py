@@ -135,7 +135,7 @@ class Policy:
         key = (prefix, None if kept is None else device, kept)
         if not self.rule.traits.shares and key in self._own:
             return self._own[key]
-        job = self.rule.device.receive(adapter, self.memories.read(device, before_round))
+        job = self.rule.device.receive(adapter, parted(self.memories.read(device, before_round)).rule)
         self._own[key] = self._on(job, samples)
         return self._own[key]
 
@@ -157,11 +157,11 @@ class Policy:
         """The models of ``device`` by name, from the global ``job``."""
         if self.own is None and not self.rule.traits.personal:
             return Models({"shared": job})
-        memory, own = parted(self.memories.read(device, after_round + 1))
-        shared = self.rule.device.receive(job.update, memory) if self.rule.traits.personal else job
+        kept = parted(self.memories.read(device, after_round + 1))
+        shared = self.rule.device.receive(job.update, kept.rule) if self.rule.traits.personal else job
         if self.own is None:
             return Models({"personal": shared})
-        return self.own.of(device, shared, own, after_round)
+        return self.own.of(device, shared, kept.own, after_round)
 
 
 def summary(scores: Sequence[DeviceScore]) -> Score:

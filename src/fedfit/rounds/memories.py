@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from fedfit.core.update import Memory
@@ -21,32 +22,54 @@ class Memories(Protocol):
         """The last round before ``before_round`` in which ``device`` kept something; ``None`` before its first."""
 
 
-_OWN = "personal "
-"""Before the names of what a personalisation method keeps, beside what the rule keeps."""
+_PREFIXES = ("", "personal ", "codec ")
+"""Before the names of what the rule keeps, a method of personalisation, and the uplink's codec."""
 
 T = TypeVar("T")
 
 
-def parted(memory: Memory | None) -> tuple[Memory | None, Memory | None]:
-    """What the rule kept, and what the method kept; ``None`` for nothing."""
-    if memory is None:
-        return None, None
-    found = []
-    for own in (False, True):
-        tensors, numbers = _named(memory.tensors, own=own), _named(memory.numbers, own=own)
-        found.append(Memory(tensors, numbers) if tensors or numbers else None)
-    return found[0], found[1]
+@dataclass(frozen=True)
+class Kept:
+    """The parts of a device's memory; ``None`` for nothing.
+
+    Args:
+        rule: what the rule keeps.
+        own: what a method of personalisation keeps.
+        codec: what the uplink's codec keeps.
+    """
+
+    rule: Memory | None = None
+    own: Memory | None = None
+    codec: Memory | None = None
 
 
-def joined(rule: Memory | None, own: Memory | None) -> Memory | None:
+def parted(memory: Memory | None) -> Kept:
+    """The parts of ``memory``."""
+    return Kept(*(_part(memory, prefix) for prefix in _PREFIXES))
+
+
+def joined(kept: Kept) -> Memory | None:
     """The inverse of ``parted``."""
-    if own is None:
-        return rule
-    tensors, numbers = dict(rule.tensors if rule else {}), dict(rule.numbers if rule else {})
-    tensors |= {_OWN + name: tensor for name, tensor in own.tensors.items()}
-    numbers |= {_OWN + name: number for name, number in own.numbers.items()}
-    return Memory(tensors, numbers)
+    parts = [(prefix, part) for prefix, part in zip(_PREFIXES, (kept.rule, kept.own, kept.codec), strict=True) if part]
+    if not parts:
+        return None
+    return Memory(
+        {prefix + name: tensor for prefix, part in parts for name, tensor in part.tensors.items()},
+        {prefix + name: number for prefix, part in parts for name, number in part.numbers.items()},
+    )
 
 
-def _named(values: Mapping[str, T], *, own: bool) -> dict[str, T]:
-    return {name.removeprefix(_OWN): value for name, value in values.items() if name.startswith(_OWN) == own}
+def _part(memory: Memory | None, prefix: str) -> Memory | None:
+    if memory is None:
+        return None
+    tensors, numbers = _named(memory.tensors, prefix), _named(memory.numbers, prefix)
+    return Memory(tensors, numbers) if tensors or numbers else None
+
+
+def _named(values: Mapping[str, T], prefix: str) -> dict[str, T]:
+    others = tuple(other for other in _PREFIXES if other != prefix and other)
+    return {
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if name.startswith(prefix) and not (not prefix and name.startswith(others))
+    }

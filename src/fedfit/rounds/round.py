@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from fedfit.core.checks import check_finite, check_form, check_weight
-from fedfit.core.messages import Order, Reply
-from fedfit.core.update import Fact, Origin, ServerState, Update
+from fedfit.core.messages import Order, Packet, Reply
+from fedfit.core.update import Fact, Origin, ServerState, Update, grouped, named_tensors
 from fedfit.errors import UpdateRefused
 from fedfit.plans import Plan
 from fedfit.randomness import derive_seed
@@ -31,6 +32,8 @@ class Sent:
 
     size_bytes: int
     update: Update
+    packet: Packet | None = None
+    """What was sent, where the uplink refers to it."""
 
 
 class Exchange:
@@ -61,7 +64,7 @@ class Exchange:
                 continue
             sent = self._sent.pop(reply.device)
             self._answered.add(reply.device)
-            update, refusal = self._read(reply, sent.update)
+            update, refusal = self._read(reply, sent)
             refusal = self._record(reply, sent.size_bytes, update.facts if update is not None else {}, refusal)
             del reply  # the packet, and below the update, before the next is made
             if update is not None and refusal is None:
@@ -134,20 +137,22 @@ class Exchange:
             travels = traits.downlink_groups(self._round, federation.groups) | own
             seed = derive_seed(federation.seed, "downlink", self._round, device)
             packet, _ = federation.downlink.encode(update.only(travels), seed=seed)
-            self._sent[device] = Sent(packet.size_bytes, replace(update, origin=origin))
+            kept = packet if getattr(federation.uplink, "refers", False) else None
+            self._sent[device] = Sent(packet.size_bytes, replace(update, origin=origin), kept)
             yield Order(self._round, device, packet, trains)
 
-    def _read(self, reply: Reply, sent: Update) -> tuple[Update | None, str | None]:
+    def _read(self, reply: Reply, order: Sent) -> tuple[Update | None, str | None]:
         """The reply's update, or the reason that it does not count."""
         if reply.packet is None:
             return None, reply.refusal or "the device sent nothing"
-        federation = self._federation
+        federation, sent = self._federation, order.update
         forms = federation.rule.server.reply_forms(sent)
         try:
             most_bytes = federation.uplink.most_bytes(forms[0])
             if reply.packet.size_bytes > most_bytes:
                 raise UpdateRefused(f"the packet has {reply.packet.size_bytes} bytes; the order allows {most_bytes}")
-            found = federation.uplink.decode(reply.packet, forms[0])
+            seen = None if order.packet is None else federation.downlink.decode(order.packet)
+            found = federation.uplink.decode(reply.packet, forms[0] if seen is None else overlaid(forms[0], seen))
             self._check_groups(found, forms[0])
             update = completed(found, forms[0])
             check_form(update, forms)
@@ -165,6 +170,16 @@ class Exchange:
         due = federation.rule.traits.uplink_groups(self._round, federation.groups) | (form.present - federation.groups)
         if found.present != due & form.present:
             raise UpdateRefused(f"the packet holds {sorted(found.present)}, wanted {sorted(due & form.present)}")
+
+
+def overlaid(form: Update, seen: Update) -> Update:
+    """The tensors of ``form`` with what the device has ``seen`` of them: zeros where that is nothing, or of another shape."""
+    there = named_tensors(seen)
+    groups = {
+        name: there[name] if name in there and there[name].shape == tensor.shape else torch.zeros_like(tensor)
+        for name, tensor in named_tensors(form).items()
+    }
+    return replace(form, groups=grouped(groups))
 
 
 def _check_facts(update: Update) -> None:

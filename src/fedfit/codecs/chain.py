@@ -1,0 +1,166 @@
+"""A chain of stages as a codec: ``["delta", "top_k:0.01", "quantize:4"]``.
+
+All float32 tensors of an update that may be rounded are one vector, in the order of their names, so that the largest entries
+are the largest of all and a block of scales may span two tensors. Groups that an update marks ``exact`` or ``sparse``, and
+tensors of other types, travel as the plain codec has them. The container is the plain codec's as well: safetensors, with names,
+shapes and scales in the header; where these are the reference's, its groups and a digest alone.
+
+Error feedback (Stich et al., arXiv 1809.07599; Karimireddy et al., arXiv 1901.09847) keeps what a packet left out: with e the
+sender's state and x the differences, ``p = e + x`` is sent and ``e ← p − decode(encode(p))``. So what was sent in all, and e,
+add up to all differences.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedfit.codecs.described import describe, described
+from fedfit.codecs.plain import PlainCodec, in_order
+from fedfit.codecs.stage import Coded, Known, Stage
+from fedfit.core.messages import Packet
+from fedfit.core.update import Memory, Update, grouped, named_tensors
+from fedfit.errors import UpdateRefused
+
+log = logging.getLogger(__name__)
+
+_GROUP, _FACT, _VALUES, _ERROR = "coded", "coded", "values", "error"
+_PLAIN = PlainCodec()
+_FORM_BYTES = 64  # of a tensor's shape in the header, beside its name
+_BESIDE_BYTES = 4096  # names of the coded tensors
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages one after another; ``feedback``: whether the sender keeps what a packet left out."""
+
+    stages: tuple[Stage, ...]
+    feedback: bool = False
+
+    @property
+    def refers(self) -> bool:
+        """Whether it needs what the receiver has to the bit: a decoder is then given the decoded order."""
+        return any(stage.order == 0 for stage in self.stages)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every number comes back."""
+        return all(stage.lossless for stage in self.stages)
+
+    def bits_per_number(self, density: float = 1.0) -> float:
+        """See ``codecs.contract.Codec``; sparse groups travel as the plain codec has them."""
+        if density < 1:
+            return _PLAIN.bits_per_number(density)
+        bits = 32.0
+        for stage in reversed(self.stages):
+            bits = stage.bits(bits)
+        return bits
+
+    def encode(
+        self, update: Update, reference: Update | None = None, seed: int = 0, state: Memory | None = None
+    ) -> tuple[Packet, Memory | None]:
+        """See ``codecs.contract.Codec``. The state is the error, of the same names and shapes; another is dropped."""
+        coded, rest = _parted(update)
+        forms = {name: list(tensor.shape) for name, tensor in coded.items()}
+        said, scales = describe(forms, update, rest, reference)
+        vector = _joined(coded)
+        known = Known(_reference(coded, reference), seed)
+        if self.feedback and state is not None:
+            if state.numbers == _shape_numbers(forms):
+                vector = vector + state.tensors[_ERROR]
+            else:
+                log.warning("error feedback starts anew: the tensors have other shapes than in the device's last round")
+        values, beside = vector, dict[str, Tensor]()
+        for number, stage in enumerate(self.stages):
+            made = stage.encode(values, known)
+            values = made.values
+            beside |= {f"{number} {name}": tensor for name, tensor in made.beside.items()}
+        wire = {_VALUES: values, **beside}
+        facts = {**update.facts, _FACT: said}
+        packet, _ = _PLAIN.encode(replace(rest, facts=facts, scales=scales).with_groups({_GROUP: wire}))
+        if not self.feedback:
+            return packet, None
+        seen = self._decoded(wire, len(vector), known)
+        return packet, Memory({_ERROR: vector - seen}, _shape_numbers(forms))
+
+    def decode(self, packet: Packet, reference: Update | None = None) -> Update:
+        """See ``codecs.contract.Codec``."""
+        found = _PLAIN.decode(packet, reference)
+        wire, facts = found.groups.get(_GROUP, {}), dict(found.facts)
+        forms, scales = described(facts.pop(_FACT, None), found.scales, reference)
+        entries = sum(math.prod(shape) for shape in forms.values())
+        self._check_bound(wire, entries)
+        empty = {name: torch.empty(shape, device="meta") for name, shape in forms.items()}
+        vector = self._decoded(wire, entries, Known(_reference(empty, reference)))
+        pieces = torch.split(vector, [math.prod(shape) for shape in forms.values()]) if forms else ()
+        tensors = {name: piece.view(shape) for (name, shape), piece in zip(forms.items(), pieces, strict=True)}
+        whole = found.without({_GROUP}).with_groups(grouped(tensors))
+        return replace(
+            whole,
+            groups=in_order({name: dict(some) for name, some in whole.groups.items()}, scales),
+            scales=scales,
+            facts=facts,
+        )
+
+    def most_bytes(self, form: Update) -> int:
+        """See ``codecs.contract.Codec``: what the plain codec takes, with shapes, scales and places besides."""
+        tensors = named_tensors(form)
+        entries = sum(tensor.numel() for tensor in tensors.values())
+        return _PLAIN.most_bytes(form) + entries + sum(len(name) + _FORM_BYTES for name in tensors) + _BESIDE_BYTES
+
+    def _check_bound(self, wire: Mapping[str, Tensor], entries: int) -> None:
+        """Before a vector of ``entries`` is made, the values must be as many as they make of it."""
+        length = entries
+        for stage in self.stages:
+            length = stage.length(length)
+        there = wire.get(_VALUES)
+        if there is None or tuple(there.shape) != (length,):
+            raise UpdateRefused(f"values: got {None if there is None else tuple(there.shape)}, wanted {(length,)}")
+
+    def _decoded(self, wire: Mapping[str, Tensor], entries: int, known: Known) -> Tensor:
+        lengths = [entries]
+        for stage in self.stages:
+            lengths.append(stage.length(lengths[-1]))
+        values = wire[_VALUES]
+        for number in reversed(range(len(self.stages))):
+            sign = f"{number} "
+            beside = {name.removeprefix(sign): tensor for name, tensor in wire.items() if name.startswith(sign)}
+            values = self.stages[number].decode(Coded(values, beside), lengths[number], known)
+        return values
+
+
+def _parted(update: Update) -> tuple[dict[str, Tensor], Update]:
+    """The tensors that the stages code, by full name, and the update without them."""
+    kept = update.exact | update.sparse
+    named = {
+        name: tensor
+        for name, tensor in named_tensors(update).items()
+        if name.partition(".")[0] not in kept and tensor.dtype == torch.float32
+    }
+    rest = {name: tensor for name, tensor in named_tensors(update).items() if name not in named}
+    return dict(sorted(named.items())), replace(update, groups=grouped(rest))
+
+
+def _joined(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0), *(tensor.reshape(-1) for tensor in tensors.values())])
+
+
+def _reference(tensors: Mapping[str, Tensor], reference: Update | None) -> Tensor:
+    """The reference's entries for ``tensors``; zeros for a tensor that it lacks, or has in another shape."""
+    there = {} if reference is None else named_tensors(reference)
+    parts = []
+    for name, tensor in tensors.items():
+        other = there.get(name)
+        fits = other is not None and other.shape == tensor.shape and other.dtype == torch.float32
+        parts.append(other.reshape(-1) if fits and other is not None else torch.zeros(tensor.numel()))
+    return torch.cat([torch.zeros(0), *parts])
+
+
+def _shape_numbers(forms: Mapping[str, Sequence[int]]) -> dict[str, int | float]:
+    """What the error is of, as numbers of a memory."""
+    return {f"{name} {axis}": size for name, shape in forms.items() for axis, size in enumerate(shape)}

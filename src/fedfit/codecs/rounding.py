@@ -1,0 +1,111 @@
+"""Fewer bits a number: half precision, and stochastic quantisation.
+
+``quantize:b`` is QSGD's (Alistarh et al., NeurIPS 2017, arXiv 1610.02132; of updates: FedPAQ, AISTATS 2020, arXiv 1909.13014),
+with the largest size of a block as its norm. With ``M = max |x|`` over a block and s levels,
+
+    Q(x_j) = M · sgn(x_j) · ξ_j / s,   ξ_j = ⌊l⌋ + Bernoulli(l − ⌊l⌋),   l = s·|x_j| / M
+
+``s = 2^(b−1) − 1``; at b = 1 the two values are ±M. ``E[Q(x)] = x``; each entry is off by at most M/s (2M at b = 1), and its
+variance is at most (M/s)²/4 (M² at b = 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedfit.codecs.stage import Coded, Known, check_tensor
+from fedfit.errors import UpdateRefused
+
+_SCALE_BITS = 32
+
+
+@dataclass(frozen=True)
+class Half:
+    """Every number in 16 bits: ``fp16`` keeps 11 digits of the mantissa up to 65,504, ``bf16`` 8 over the range of float32."""
+
+    kind: torch.dtype
+    order: int = 2
+    lossless: bool = False
+
+    def length(self, entries: int) -> int:
+        """As many."""
+        return entries
+
+    def bits(self, bits: float) -> float:
+        """Half of 32."""
+        return 16.0
+
+    def encode(self, vector: Tensor, known: Known) -> Coded:
+        """To the nearest; in ``fp16`` numbers beyond its range become its largest."""
+        most = torch.finfo(self.kind).max
+        return Coded(vector.clamp(-most, most).to(self.kind), {})
+
+    def decode(self, coded: Coded, entries: int, known: Known) -> Tensor:
+        """As float32."""
+        return check_tensor("values", coded.values, (entries,), self.kind).float()
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """``digits`` bits a number, 1 to 8, and a scale for each ``block``."""
+
+    digits: int
+    block: int = 64
+    order: int = 2
+    lossless: bool = False
+
+    @property
+    def levels(self) -> int:
+        """s; 1 at one bit, whose codes are the two ends alone."""
+        return max(1, (1 << self.digits - 1) - 1)
+
+    def length(self, entries: int) -> int:
+        """Bytes of the packed codes."""
+        return -(-entries * self.digits // 8)
+
+    def bits(self, bits: float) -> float:
+        """Its bits, and a share of a block's scale."""
+        return self.digits + _SCALE_BITS / self.block
+
+    def encode(self, vector: Tensor, known: Known) -> Coded:
+        """Codes from 0 on, packed without gaps, and the scales."""
+        padded = torch.nn.functional.pad(vector, (0, -len(vector) % self.block)).view(-1, self.block)
+        scales = padded.abs().amax(dim=1)
+        size = torch.where(scales > 0, scales, torch.ones(()))[:, None]
+        draws = torch.rand(padded.shape, generator=torch.Generator().manual_seed(known.seed))
+        if self.digits == 1:
+            codes = (draws < (1 + padded / size) / 2).to(torch.uint8)
+        else:
+            # l, up to a rounding above s, and then ⌊l + u⌋ with u in [0, 1) is ⌊l⌋ or the number above, as ξ is
+            level = (padded.abs() / size * self.levels + draws).floor().clamp(max=self.levels)
+            codes = (level * padded.sign() + self.levels).nan_to_num().to(torch.uint8)
+        return Coded(torch.from_numpy(_pack(codes.view(-1)[: len(vector)].numpy(), self.digits)), {"scales": scales})
+
+    def decode(self, coded: Coded, entries: int, known: Known) -> Tensor:
+        """Codes times scales; a scale that is not a number leaves none, which the server refuses as it does any."""
+        packed = check_tensor("values", coded.values, (self.length(entries),), torch.uint8)
+        blocks = -(-entries // self.block)
+        scales = check_tensor("scales", coded.beside.get("scales"), (blocks,), torch.float32)
+        codes = torch.from_numpy(_unpack(packed.numpy(), entries, self.digits)).float()
+        if entries and int(codes.max()) > (1 if self.digits == 1 else 2 * self.levels):
+            raise UpdateRefused(f"values: a code above {2 * self.levels}")
+        parts = 2 * codes - 1 if self.digits == 1 else (codes - self.levels) / self.levels
+        return parts * scales.repeat_interleave(self.block)[:entries]
+
+
+def _pack(codes: np.ndarray, digits: int) -> np.ndarray:
+    """Codes ``(n,)`` below 2^digits as bytes, the highest bit first."""
+    bits = (codes[:, None] >> np.arange(digits - 1, -1, -1, dtype=np.uint8)) & 1
+    return np.packbits(bits.reshape(-1))
+
+
+def _unpack(packed: np.ndarray, count: int, digits: int) -> np.ndarray:
+    """The inverse of ``_pack``; bits beyond the last code are not read."""
+    bits = np.unpackbits(packed)[: count * digits].reshape(count, digits)
+    weights = 1 << np.arange(digits - 1, -1, -1)
+    codes: np.ndarray = bits @ weights
+    return codes

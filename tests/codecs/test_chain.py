@@ -1,0 +1,248 @@
+"""Chains of stages as a codec: what comes back, error feedback's sum, sizes, and hostile packets."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedfit.codecs.chain import Chain
+from fedfit.codecs.plain import PlainCodec
+from fedfit.codecs.stage import Known
+from fedfit.codecs.table import make_codec, make_stage
+from fedfit.core.messages import Packet
+from fedfit.core.update import HEAD, LORA_A, LORA_B, Factors, Update, named_tensors, update_of, with_tensors
+from fedfit.errors import UpdateRefused
+from fedfit.simulation.traffic import uplink_traffic
+from tests.builders import random_update, rule_of, same_bits
+
+CHAINS = [
+    ("delta",),
+    ("fp16",),
+    ("quantize:4",),
+    ("top_k:0.2",),
+    ("delta", "random_k:0.5", "bf16"),
+    ("delta", "top_k:0.1", "quantize:3"),
+]
+SENT = replace(random_update(1, weight=7.0), facts={"steps": 3, "train_loss": 0.5})
+REFERENCE = random_update(2)
+every_chain = pytest.mark.parametrize("names", CHAINS, ids="+".join)
+
+
+def chain(*names: str, feedback: bool = False) -> Chain:
+    codec = make_codec(names, feedback=feedback)
+    assert isinstance(codec, Chain)
+    return codec
+
+
+def flat(update: Update) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for _, tensor in sorted(named_tensors(update).items())])
+
+
+@every_chain
+def test_there_and_back_is_stage_by_stage(names: tuple[str, ...]) -> None:
+    """On the one vector of all tensors; names, shapes, scales, weight and facts come back as they were."""
+    codec = chain(*names)
+    packet, state = codec.encode(SENT, REFERENCE, seed=5)
+    found = codec.decode(packet, REFERENCE)
+    assert state is None
+    assert {name: t.shape for name, t in named_tensors(found).items()} == {n: t.shape for n, t in named_tensors(SENT).items()}
+    assert (found.weight, found.facts, found.scales) == (SENT.weight, SENT.facts, SENT.scales)
+    values, reference = flat(SENT), flat(REFERENCE)
+    steps = []
+    for name in names:
+        stage, known = make_stage(name), Known(reference, 5)
+        coded = stage.encode(values, known)
+        steps.append((stage, coded, len(values), known))
+        values = coded.values
+    for stage, coded, entries, known in reversed(steps):
+        values = stage.decode(replace(coded, values=values), entries, known)
+    assert torch.equal(flat(found), values)
+    assert packet.size_bytes <= codec.most_bytes(SENT)
+
+
+def test_exact_and_sparse_groups_travel_as_they_are() -> None:
+    """And so does a tensor of another type."""
+    more = SENT.with_groups({"counts": {"seen": torch.tensor([3, 4])}})
+    for marked in (replace(more, exact=frozenset({LORA_A})), replace(more, sparse=frozenset({LORA_A, LORA_B}))):
+        found = chain("quantize:2").decode(chain("quantize:2").encode(marked)[0])
+        kept = (marked.exact | marked.sparse) | {"counts"}
+        for name, tensor in named_tensors(marked).items():
+            assert torch.equal(named_tensors(found)[name], tensor) == (name.partition(".")[0] in kept), name
+
+
+def test_a_reference_of_another_shape_is_as_none() -> None:
+    """On both sides: a rank may have changed since."""
+    codec, other = chain("delta", "fp16"), random_update(2).without({HEAD})
+    wide = other.with_groups({HEAD: {name: torch.ones(9, 9) for name in SENT.groups[HEAD]}})
+    found = codec.decode(codec.encode(SENT, wide)[0], replace(wide, groups={**wide.groups}))
+    for name, tensor in SENT.groups[HEAD].items():
+        torch.testing.assert_close(found.groups[HEAD][name], tensor, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("names", [("delta", "top_k:0.1"), ("delta", "top_k:0.2", "quantize:2"), ("delta", "quantize:1")])
+def test_error_feedback_adds_up(names: tuple[str, ...]) -> None:
+    """Over twelve packets: what was seen of the differences, and the error at the end, are all differences; without feedback
+    most of them would be lost.
+    """
+    codec, state = chain(*names, feedback=True), None
+    sent, seen = torch.zeros(len(flat(SENT))).double(), torch.zeros(len(flat(SENT))).double()
+    for number in range(12):
+        update = with_tensors(REFERENCE, {n: t + 0.1 * number for n, t in named_tensors(random_update(number)).items()})
+        packet, state = codec.encode(update, REFERENCE, seed=number, state=state)
+        sent += (flat(update) - flat(REFERENCE)).double()
+        seen += (flat(codec.decode(packet, REFERENCE)) - flat(REFERENCE)).double()
+    assert state is not None
+    # one bit moves each entry by up to twice the largest, and the error with it: float32 rounds at that size
+    torch.testing.assert_close(seen + state.tensors["error"].double(), sent, rtol=1e-4, atol=1e-3)
+    assert float((seen - sent).norm()) > 0.01 * float(sent.norm())
+
+
+def test_an_error_of_other_shapes_is_dropped_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
+    codec = chain("delta", "top_k:0.2", feedback=True)
+    _, state = codec.encode(SENT, REFERENCE)
+    less = SENT.without({HEAD})
+    fresh, _ = codec.encode(less, REFERENCE)
+    assert not caplog.text
+    packet, after = codec.encode(less, REFERENCE, state=state)
+    assert packet == fresh
+    assert after is not None
+    assert len(after.tensors["error"]) == len(flat(less))
+    assert "error feedback starts anew" in caplog.text
+
+
+@every_chain
+def test_the_planner_knows_its_bits(names: tuple[str, ...]) -> None:
+    """Of 60,000 numbers, to 2 %: the packet less that of an update without numbers."""
+    big = Update({HEAD: {"weight": torch.randn(60_000, generator=torch.Generator().manual_seed(0))}})
+    none = Update({HEAD: {"weight": torch.zeros(0)}})
+    codec = chain(*names)
+    bits = 8 * (codec.encode(big)[0].size_bytes - codec.encode(none)[0].size_bytes)
+    assert bits == pytest.approx(60_000 * codec.bits_per_number(), rel=0.02)
+
+
+@every_chain
+def test_a_plan_counts_what_is_sent(names: tuple[str, ...]) -> None:
+    """Twelve modules of 384 by 384 at rank 8, and a head: at each rank within 2 % of the packet's bits."""
+    generator = torch.Generator().manual_seed(1)
+
+    def adapter(rank: int) -> Update:
+        def pair(scale: float) -> Factors:
+            return Factors(torch.randn(rank, 384, generator=generator), torch.randn(384, rank, generator=generator), scale)
+
+        head = {"classifier.weight": torch.randn(4, 384, generator=generator)}
+        return update_of({f"encoder.layer.{n}.query": pair(2 / 3) for n in range(12)}, {HEAD: head}, 300.0, SENT.facts)
+
+    codec, rule = chain(*names), rule_of("fedavg")
+    found = uplink_traffic(rule, codec, adapter(8), 3)
+    for rank in (2, 8):
+        sent = 8 * codec.encode(adapter(rank), seed=3)[0].size_bytes
+        assert found.bits_fixed + rank * found.bits_per_rank == pytest.approx(sent, rel=0.02)
+
+
+def decode_or_refuse(codec: Chain, payload: bytes) -> None:
+    with contextlib.suppress(UpdateRefused):
+        codec.decode(Packet(payload), REFERENCE)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(CHAINS) - 1), st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=3))
+def test_flipped_bytes_are_refused_or_decoded_and_nothing_else(which: int, flips: list[tuple[float, int]]) -> None:
+    codec = chain(*CHAINS[which])
+    payload = bytearray(codec.encode(SENT, REFERENCE)[0].payload)
+    for place, mask in flips:
+        payload[min(int(place * len(payload)), len(payload) - 1)] ^= mask
+    decode_or_refuse(codec, bytes(payload))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, len(CHAINS) - 1), st.floats(0, 0.999))
+def test_cut_packets_are_refused(which: int, share: float) -> None:
+    codec = chain(*CHAINS[which])
+    payload = codec.encode(SENT, REFERENCE)[0].payload
+    with pytest.raises(UpdateRefused):
+        codec.decode(Packet(payload[: int(share * len(payload))]), REFERENCE)
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        '{"head.classifier.weight": [2000000000, 2000000000]}',
+        '{"head.unknown": [2]}',
+        '{"head.classifier.weight": [-1, 3]}',
+        '{"head.classifier.weight": "many"}',
+        "[]",
+        "[" * 100_000,
+        "nothing",
+    ],
+)
+def test_shapes_that_are_not_due_are_refused_before_anything_is_made(forms: str) -> None:
+    codec = chain("random_k:0.000001")
+    wire = {"coded": {"values": torch.zeros(1), "0 seed": torch.tensor([1])}}
+    packet, _ = PlainCodec().encode(Update(wire, facts={"coded": forms}))
+    with pytest.raises(UpdateRefused):
+        codec.decode(packet, REFERENCE)
+
+
+def test_where_the_reference_has_the_same_tensors_their_names_do_not_travel() -> None:
+    """Neither names, shapes nor scales; and not where a shape, a scale or a name differs, or the receiver has another."""
+    codec = chain("delta", "quantize:4")
+    short = codec.encode(SENT, REFERENCE)[0]
+    assert b"layer.0.query" not in short.payload
+    found = codec.decode(short, REFERENCE)
+    assert found.scales == SENT.scales
+    assert list(found.factors) == list(SENT.factors)
+    wide = REFERENCE.with_groups({HEAD: {name: torch.ones(9, 9) for name in SENT.groups[HEAD]}})
+    others = [wide, replace(REFERENCE, scales=dict.fromkeys(SENT.scales, 0.7)), REFERENCE.without({HEAD}), None]
+    for other in others:
+        packet = codec.encode(SENT, other)[0]
+        assert packet.size_bytes > short.size_bytes + 100
+        assert codec.decode(packet, None if other is None else SENT).scales == SENT.scales
+    with pytest.raises(UpdateRefused, match="and they are others"):
+        codec.decode(short, wide)
+    with pytest.raises(UpdateRefused, match="does not say which tensors"):
+        codec.decode(short)
+
+
+def test_a_plain_packet_is_no_chains() -> None:
+    with pytest.raises(UpdateRefused, match="does not say which tensors were coded"):
+        chain("fp16").decode(PlainCodec().encode(SENT)[0], REFERENCE)
+
+
+def test_a_chain_without_loss_is_no_codec_to_float_tolerance() -> None:
+    for names in (("top_k:1",), ("delta",)):
+        found = chain(*names).decode(chain(*names).encode(SENT, REFERENCE)[0], REFERENCE)
+        assert chain(*names).lossless
+        torch.testing.assert_close(flat(found), flat(SENT), rtol=1e-6, atol=1e-6)
+    assert same_bits(chain("top_k:1").decode(chain("top_k:1").encode(SENT)[0]), SENT)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), "no codec is named"),
+        (("plain", "fp16"), "plain stands by itself"),
+        (("delta", "zip"), "zip is no stage"),
+        (("dleta", "fp16"), "did you mean 'delta'"),
+        (("delta", "delta"), "each goes on with differences; take one of them"),
+        (("top_k:0.1", "random_k:0.1"), "each picks some of the numbers"),
+        (("fp16", "quantize:4"), "each rounds the numbers"),
+        (("quantize:4", "delta"), "delta goes on with differences; it must stand before quantize:4"),
+        (("quantize:0",), "a whole number from 1 to 8, as in quantize:4"),
+        (("quantize:9",), "from 1 to 8"),
+        (("quantize:2.5",), "a whole number"),
+        (("quantize",), "the bits of a number"),
+        (("top_k:0",), "above 0 and at most 1, as in top_k:0.05"),
+        (("top_k:1.5",), "at most 1"),
+        (("random_k:nan",), "above 0"),
+        (("top_k:some",), "the share of the numbers"),
+        (("fp16:3",), "fp16 takes no number"),
+    ],
+)
+def test_stages_that_make_no_chain(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(LookupError) as caught:
+        make_codec(names)
+    assert words in str(caught.value)
