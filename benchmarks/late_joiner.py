@@ -7,6 +7,7 @@ where the last three of ten devices join in the last round. Prints a table in Ma
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -19,17 +20,8 @@ from fedfit.sweeps.personal import SIZES, base
 from fedfit.sweeps.personal_methods import FDLORA, FEDAVG, FEDREP, FINE_TUNED, methods
 from fedfit.tracking.memories import DeviceMemories
 
-LINES = {
-    FEDAVG: 3e-2,
-    FINE_TUNED: 3e-2,
-    FDLORA: 3e-2,
-    "Ditto": 3e-2,
-    FEDREP: 3e-2,
-    "FedALT": 1e-2,
-    "FedDPA": 3e-2,
-    "PFTT": 1e-2,
-}
-"""Method → the learning rate that the study found."""
+LINES = (FEDAVG, FINE_TUNED, FDLORA, "Ditto", FEDREP, "FedALT", "FedDPA", "PFTT")
+RATE = 1e-2
 LATE = (7, 8, 9)
 
 
@@ -39,7 +31,7 @@ def accuracies(line: str, late: bool, seed: int) -> tuple[float, float]:
     overrides = methods(size.rounds, size.steps)[line].overrides
     joins = [size.rounds if device in LATE and late else 1 for device in range(size.devices)]
     fixed = [f'data.source="{size.source}"', "partition.alpha=0.5", 'training.schedule="constant"', f"seed={seed}"]
-    chosen = [*overrides, f"federation.rounds={size.rounds}", f"training.learning_rate={LINES[line]}"]
+    chosen = [*overrides, f"federation.rounds={size.rounds}", f"training.learning_rate={RATE}"]
     recipe = parse_recipe(base(size), [*fixed, *chosen, f"federation.joins={joins}"])
     validate(recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,18 +49,23 @@ def _mean(scores: list[DeviceScore], model: str) -> float:
     return statistics.fmean(found)
 
 
+def _cell(values: list[float]) -> str:
+    if any(map(math.isnan, values)):
+        return "–"
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lines", nargs="*", default=list(LINES))
+    parser.add_argument("--lines", nargs="*", default=LINES)
     asked = parser.parse_args()
     print("| method | joined in the last round: shared | own | there from the first: own |\n|---|---|---|---|")
     for line in asked.lines:
         late = [accuracies(line, True, seed) for seed in range(asked.seeds)]
         always = [accuracies(line, False, seed)[1] for seed in range(asked.seeds)]
         columns = [[shared for shared, _ in late], [own for _, own in late], always]
-        cells = [f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" for values in columns]
-        print(f"| {line} | {' | '.join('–' if 'nan' in cell else cell for cell in cells)} |", flush=True)
+        print(f"| {line} | {' | '.join(map(_cell, columns))} |", flush=True)
 
 
 if __name__ == "__main__":

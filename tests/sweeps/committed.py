@@ -29,6 +29,7 @@ FOLDERS = {
     **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
     "personal": RESULTS / "personal",
     "personal-logs": RESULTS / "personal" / "logs",
+    "fdlora-ablations": RESULTS / "personal" / "ablations",
 }
 """Comparison → the folder of its results at the scale ``small``."""
 DRAWN = ("fig3", "fig4", "fig5")
@@ -62,8 +63,10 @@ def comparison_rows(name: str) -> list[Row]:
 
 
 def trials(name: str) -> list[Trial]:
-    """The trials of the search for the learning rates."""
+    """The trials of the search for the learning rates; none where nothing was searched."""
     metric = comparison(name).metric
+    if not comparison(name).searches:
+        return []
     return [
         Trial(line["data"], line["method"], float(line["learning_rate"]), float(line[f"final_{metric.name}"]), metric)
         for line in _lines(FOLDERS[name] / "rates.csv")

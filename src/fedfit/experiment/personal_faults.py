@@ -32,6 +32,8 @@ def personal_faults(recipe: Recipe) -> Iterator[Fault]:
     yield from limits
     yield from _federation(recipe, entry)
     yield from _evaluation(recipe)
+    if entry.pairs and not _has_pairs(recipe):
+        yield Fault("adapter.kind", recipe.adapter.kind, f"with {name} devices keep LoRA pairs; choose lora")
     if entry.head and (recipe.adapter.head != "train" or _is_language(recipe)):
         yield Fault("personalization.method", name, "it is about the head, and none is trained here; choose fdlora or ditto")
     if not limits:
@@ -95,6 +97,15 @@ def _carries(rule: str) -> bool:
     except LookupError:  # reported with the key itself
         return True
     return traits.supports_server_optimizer and traits.shares and not traits.private
+
+
+def _has_pairs(recipe: Recipe) -> bool:
+    from fedfit.adapters.table import adapter_kind
+
+    try:
+        return adapter_kind(recipe.adapter.kind).pairs
+    except LookupError:  # reported with the key itself
+        return True
 
 
 def _is_language(recipe: Recipe) -> bool:

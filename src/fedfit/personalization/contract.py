@@ -56,6 +56,7 @@ class MethodEntry:
         keys: the dataclass of the keys in ``[personalization.<name>]``; ``None`` for a method without keys.
         faults: what must hold between the method's keys and the rest of a recipe.
         server_step: whether it brings a server's step of its own, in place of a server optimiser.
+        pairs: whether it needs an adapter of LoRA pairs.
         head: whether it is about the head, which must then be trained.
     """
 
@@ -64,6 +65,7 @@ class MethodEntry:
     faults: Callable[[Recipe, Any], Iterator[Fault]] = no_faults
     server_step: bool = False
     head: bool = False
+    pairs: bool = False
 
     def default_keys(self) -> Any:
         """The keys at their defaults."""

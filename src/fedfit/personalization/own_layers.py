@@ -98,8 +98,6 @@ def make_pfedlora(keys: PfedloraKeys, recipe: Recipe) -> Method:
 
 def faults(recipe: Recipe, keys: object) -> Iterator[Fault]:
     """Pairs of one rank: what stays at home keeps the recipe's."""
-    from fedfit.adapters.table import adapter_kind
-
     name = recipe.personalization.method
     if recipe.plan.policy not in ("none", "fixed"):
         yield Fault("plan.policy", recipe.plan.policy, f"with {name} devices keep adapters of one rank; choose fixed or none")
@@ -107,13 +105,7 @@ def faults(recipe: Recipe, keys: object) -> Iterator[Fault]:
         given = getattr(recipe.federation, key_name)
         if given is not None:
             yield Fault(f"federation.{key_name}", given, f"with {name} devices keep adapters of one rank; remove it")
-    try:
-        pairs = adapter_kind(recipe.adapter.kind).pairs
-    except LookupError:  # reported with the key itself
-        return
-    if not pairs:
-        yield Fault("adapter.kind", recipe.adapter.kind, f"with {name} devices keep LoRA pairs; choose lora")
 
 
-PFTT_ENTRY = MethodEntry(make_pftt, PfttKeys, faults=faults)
-PFEDLORA_ENTRY = MethodEntry(make_pfedlora, PfedloraKeys, faults=faults)
+PFTT_ENTRY = MethodEntry(make_pftt, PfttKeys, faults=faults, pairs=True)
+PFEDLORA_ENTRY = MethodEntry(make_pfedlora, PfedloraKeys, faults=faults, pairs=True)

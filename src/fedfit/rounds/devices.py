@@ -82,11 +82,12 @@ class Devices:
             extra = update.present - groups
             travels = self._rule.traits.uplink_groups(order.round, groups) | extra
             seed = derive_seed(self._seed, "uplink", order.round, order.device)
-            packet, state = self._uplink.encode(update.only(travels), received, seed, kept.codec)
+            made, state = self._uplink.encode(update.only(travels), received, seed, kept.codec)
             remembered = joined(Kept(memory, own, state))
             if remembered is not None:
                 _check_finite(remembered)
                 self._memories.write(order.device, order.round, remembered)
+            packet = made
         except UpdateRefused as error:
             refusal = str(error)
         return Reply(order.round, order.device, packet, refusal, time.perf_counter() - started)
