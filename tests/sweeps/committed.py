@@ -29,6 +29,7 @@ FOLDERS = {
     **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
     "personal": RESULTS / "personal",
     "personal-logs": RESULTS / "personal" / "logs",
+    "personal-log-questions": RESULTS / "personal" / "log-questions",
     "fdlora-ablations": RESULTS / "personal" / "ablations",
 }
 """Comparison → the folder of its results at the scale ``small``."""
