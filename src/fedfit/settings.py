@@ -211,7 +211,7 @@ class TransportSettings:
     uplink: tuple[str, ...] = key(
         ("plain",),
         "codec of what devices send: `plain`, one's own as `package.module:Codec`, or a chain of stages: `delta`, "
-        "`top_k:share`, `random_k:share`, `fp16`, `bf16`, `quantize:bits`",
+        "`top_k:share`, `random_k:share`, `fp16`, `bf16`, `nf4`, `quantize:bits`",
     )
     downlink: tuple[str, ...] = key(("plain",), "codec of what devices are sent: `plain`, one's own, or a stage that rounds")
     error_feedback: bool = key(False, "each device keeps what a packet left out and adds it to its next, with `delta`")

@@ -23,6 +23,7 @@ CHAINS = [
     ("delta",),
     ("fp16",),
     ("quantize:4",),
+    ("nf4",),
     ("top_k:0.2",),
     ("delta", "random_k:0.5", "bf16"),
     ("delta", "top_k:0.1", "quantize:3"),

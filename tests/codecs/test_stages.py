@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
+from fedfit.codecs.normal_float import LEVELS, NormalFloat
 from fedfit.codecs.picking import Delta, RandomK, TopK
-from fedfit.codecs.rounding import Half, Quantize, _pack, _unpack
+from fedfit.codecs.rounding import Half, Quantize, pack_codes, unpack_codes
 from fedfit.codecs.stage import Coded, Known, Stage
 from fedfit.errors import UpdateRefused
 
@@ -65,11 +67,30 @@ def test_quantize_takes_its_bits() -> None:
 @pytest.mark.parametrize("digits", range(1, 9))
 def test_packing_is_without_gaps_and_the_same_back(digits: int) -> None:
     codes = np.random.default_rng(0).integers(0, 2**digits, 101).astype(np.uint8)
-    packed = _pack(codes, digits)
+    packed = pack_codes(codes, digits)
     assert len(packed) == -(-101 * digits // 8)
-    assert np.array_equal(_unpack(packed, 101, digits), codes)
+    assert np.array_equal(unpack_codes(packed, 101, digits), codes)
     text = "".join(f"{code:0{digits}b}" for code in codes)
     assert "".join(f"{byte:08b}" for byte in packed).rstrip("0") == text.rstrip("0")
+
+
+def test_nf4_goes_to_the_nearest_of_its_quantiles() -> None:
+    """QLoRA's levels: quantiles of 8 and 7 steps from 0.9677083 to one half, zero between them, over the largest. The widest
+    gap is from 0.696 to 1.
+    """
+    above = norm.ppf(np.linspace(0.9677083, 0.5, 9)[:-1])
+    below = -norm.ppf(np.linspace(0.9677083, 0.5, 8)[:-1])
+    levels = np.sort(np.concatenate([below, [0.0], above])) / above.max()
+    np.testing.assert_allclose(LEVELS, levels, atol=1e-6)
+    x = vector(500)
+    found = there_and_back(NormalFloat(), x)
+    for start in range(0, 500, 64):
+        block, seen = x[start : start + 64], found[start : start + 64]
+        most = float(block.abs().max())
+        nearest = [min((abs(level - number), level) for level in LEVELS)[1] for number in (block / most).tolist()]
+        torch.testing.assert_close(seen, torch.tensor(nearest) * most)
+        assert float((seen - block).abs().max()) <= 0.152 * most
+    assert torch.equal(there_and_back(NormalFloat(), torch.zeros(70)), torch.zeros(70))
 
 
 @pytest.mark.parametrize(("kind", "digits"), [(torch.float16, 11), (torch.bfloat16, 8)])
@@ -112,7 +133,7 @@ def test_delta_is_the_difference() -> None:
     )
 
 
-@pytest.mark.parametrize("stage", [Delta(), TopK(0.1), RandomK(0.1), Half(torch.bfloat16), Quantize(3)])
+@pytest.mark.parametrize("stage", [Delta(), TopK(0.1), RandomK(0.1), Half(torch.bfloat16), Quantize(3), NormalFloat()])
 def test_tensors_of_another_form_are_refused(stage: Stage) -> None:
     x, known = vector(130), Known(torch.zeros(130))
     coded = stage.encode(x, known)
@@ -136,5 +157,5 @@ def test_what_is_not_finite_is_not_hidden() -> None:
     """The server refuses what it decodes then."""
     x = vector(200)
     x[100] = float("nan")
-    for stage in (Quantize(4), TopK(0.01), Half(torch.bfloat16)):
+    for stage in (Quantize(4), TopK(0.01), Half(torch.bfloat16), NormalFloat()):
         assert not bool(there_and_back(stage, x).isfinite().all())

@@ -73,9 +73,7 @@ class Quantize:
 
     def encode(self, vector: Tensor, known: Known) -> Coded:
         """Codes from 0 on, packed without gaps, and the scales."""
-        padded = torch.nn.functional.pad(vector, (0, -len(vector) % self.block)).view(-1, self.block)
-        scales = padded.abs().amax(dim=1)
-        size = torch.where(scales > 0, scales, torch.ones(()))[:, None]
+        padded, scales, size = block_scales(vector, self.block)
         draws = torch.rand(padded.shape, generator=torch.Generator().manual_seed(known.seed))
         if self.digits == 1:
             codes = (draws < (1 + padded / size) / 2).to(torch.uint8)
@@ -83,28 +81,45 @@ class Quantize:
             # l, up to a rounding above s, and then ⌊l + u⌋ with u in [0, 1) is ⌊l⌋ or the number above, as ξ is
             level = (padded.abs() / size * self.levels + draws).floor().clamp(max=self.levels)
             codes = (level * padded.sign() + self.levels).nan_to_num().to(torch.uint8)
-        return Coded(torch.from_numpy(_pack(codes.view(-1)[: len(vector)].numpy(), self.digits)), {"scales": scales})
+        return Coded(torch.from_numpy(pack_codes(codes.view(-1)[: len(vector)].numpy(), self.digits)), {"scales": scales})
 
     def decode(self, coded: Coded, entries: int, known: Known) -> Tensor:
         """Codes times scales; a scale that is not a number leaves none, which the server refuses as it does any."""
-        packed = check_tensor("values", coded.values, (self.length(entries),), torch.uint8)
-        blocks = -(-entries // self.block)
-        scales = check_tensor("scales", coded.beside.get("scales"), (blocks,), torch.float32)
-        codes = torch.from_numpy(_unpack(packed.numpy(), entries, self.digits)).float()
+        packed, scales = check_blocks(coded, entries, self.length(entries), self.block)
+        codes = torch.from_numpy(unpack_codes(packed.numpy(), entries, self.digits)).float()
         if entries and int(codes.max()) > (1 if self.digits == 1 else 2 * self.levels):
             raise UpdateRefused(f"values: a code above {2 * self.levels}")
         parts = 2 * codes - 1 if self.digits == 1 else (codes - self.levels) / self.levels
         return parts * scales.repeat_interleave(self.block)[:entries]
 
 
-def _pack(codes: np.ndarray, digits: int) -> np.ndarray:
+def block_scales(vector: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``vector`` filled up and cut into blocks ``(blocks, block)``; the largest size of each ``(blocks,)``; and these as
+    divisors ``(blocks, 1)``, 1 for a block of zeros.
+    """
+    padded = torch.nn.functional.pad(vector, (0, -len(vector) % block)).view(-1, block)
+    scales = padded.abs().amax(dim=1)
+    return padded, scales, torch.where(scales == 0, torch.ones(()), scales)[:, None]
+
+
+def check_blocks(coded: Coded, entries: int, length: int, block: int) -> tuple[Tensor, Tensor]:
+    """Packed codes and scales of ``entries`` numbers.
+
+    Raises:
+        UpdateRefused: for others.
+    """
+    packed = check_tensor("values", coded.values, (length,), torch.uint8)
+    return packed, check_tensor("scales", coded.beside.get("scales"), (-(-entries // block),), torch.float32)
+
+
+def pack_codes(codes: np.ndarray, digits: int) -> np.ndarray:
     """Codes ``(n,)`` below 2^digits as bytes, the highest bit first."""
     bits = (codes[:, None] >> np.arange(digits - 1, -1, -1, dtype=np.uint8)) & 1
     return np.packbits(bits.reshape(-1))
 
 
-def _unpack(packed: np.ndarray, count: int, digits: int) -> np.ndarray:
-    """The inverse of ``_pack``; bits beyond the last code are not read."""
+def unpack_codes(packed: np.ndarray, count: int, digits: int) -> np.ndarray:
+    """The inverse of ``pack_codes``; bits beyond the last code are not read."""
     bits = np.unpackbits(packed)[: count * digits].reshape(count, digits)
     weights = 1 << np.arange(digits - 1, -1, -1)
     codes: np.ndarray = bits @ weights

@@ -14,6 +14,7 @@ import torch
 
 from fedfit.codecs.chain import Chain
 from fedfit.codecs.contract import Codec
+from fedfit.codecs.normal_float import NormalFloat
 from fedfit.codecs.picking import Delta, RandomK, TopK
 from fedfit.codecs.plain import PlainCodec
 from fedfit.codecs.rounding import Half, Quantize
@@ -47,6 +48,7 @@ STAGES: Mapping[str, StageEntry] = {
     "random_k": StageEntry(RandomK, "the share of the numbers that is sent"),
     "fp16": StageEntry(lambda number: Half(torch.float16)),
     "bf16": StageEntry(lambda number: Half(torch.bfloat16)),
+    "nf4": StageEntry(lambda number: NormalFloat()),
     "quantize": StageEntry(lambda number: Quantize(int(number)), "the bits of a number", 1, 8, whole=True),
 }
 """By name, in the order in which a chain may have them."""

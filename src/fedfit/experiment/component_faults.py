@@ -50,9 +50,7 @@ def _chain_faults(recipe: Recipe, direction: str) -> Iterator[Fault]:
     if direction == "downlink":
         other = [name for name, stage in zip(names, stages, strict=True) if stage.order < 2]
         if other:
-            remedy = (
-                f"{other[0]} is for what devices send, against what they were sent; a downlink may round: fp16, bf16, quantize"
-            )
+            remedy = f"{other[0]} is for what devices send, against what they were sent; a downlink may round: bf16, quantize:8"
             yield Fault("transport.downlink", list(names), remedy)
         return
     if feedback and stages[0].order != 0:
