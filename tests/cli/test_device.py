@@ -135,7 +135,9 @@ def test_what_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     refused("export", own, "--device", "7", "--out", out, says=["--device 7", "the devices 0 to 2"])
     refused("export", own, says=["--merged DIR", "--device K"])
     refused("export", own, "--merged", out, "--model", "personal", says=["add --device"])
-    refused("export", runs["fedalt"], "--device", "0", "--out", out, says=["each token or text", "no plain adapter"])
+    refused(
+        "export", runs["fedalt"], "--device", "0", "--out", out, says=["each token or text", "no plain adapter", "scores.jsonl"]
+    )
     (out / "mine").mkdir(parents=True)
     refused("export", own, "--device", "0", "--out", out, says=["holds files already", "--out"])
     refused("predict", runs["none"], "--input", own / "recipe.toml", "--format", "csv", "--device", "0", says=["error"])

@@ -54,9 +54,10 @@ def device_adapter(run: Path, device: int, model: str | None = None, out: Path |
             raise RunFolderError(f"--model {model}: {choose(model, found.jobs)}")
         name = model or list(found.jobs)[-1]
         if found.jobs[name].beside:
-            raise RunFolderError(
-                f"{recipe.personalization.method} weighs two adapters anew for each token or text, which is no plain adapter"
-            )
+            plain = [other for other, job in found.jobs.items() if not job.beside]
+            remedy = f"export --model {plain[0]}" if plain else "what it reaches on its own test stands in scores.jsonl"
+            weighs = "weighs two adapters anew for each token or text, which is no plain adapter"
+            raise RunFolderError(f"{recipe.personalization.method} {weighs}; {remedy}")
         _write(session, device, name, found, target)
     finally:
         session.folder.close()
