@@ -26,6 +26,7 @@ from fedfit.codecs.stage import Coded, Known, Stage
 from fedfit.core.messages import Packet
 from fedfit.core.update import Memory, Update, grouped, named_tensors
 from fedfit.errors import UpdateRefused
+from fedfit.randomness import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Chain:
         forms = {name: list(tensor.shape) for name, tensor in coded.items()}
         said, scales = describe(forms, update, rest, reference)
         vector = _joined(coded)
-        known = Known(_reference(coded, reference), seed)
+        known = Known(_reference(coded, reference))
         if self.feedback and state is not None:
             if state.numbers == _shape_numbers(forms):
                 vector = vector + state.tensors[_ERROR]
@@ -77,7 +78,7 @@ class Chain:
                 log.warning("error feedback starts anew: the tensors have other shapes than in the device's last round")
         values, beside = vector, dict[str, Tensor]()
         for number, stage in enumerate(self.stages):
-            made = stage.encode(values, known)
+            made = stage.encode(values, replace(known, seed=derive_seed(seed, "stage", number)))
             values = made.values
             beside |= {f"{number} {name}": tensor for name, tensor in made.beside.items()}
         wire = {_VALUES: values, **beside}
