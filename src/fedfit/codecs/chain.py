@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -94,19 +95,14 @@ class Chain:
         found = _PLAIN.decode(packet, reference)
         wire, facts = found.groups.get(_GROUP, {}), dict(found.facts)
         forms, scales = described(facts.pop(_FACT, None), found.scales, reference)
-        entries = sum(math.prod(shape) for shape in forms.values())
-        self._check_bound(wire, entries)
+        sizes = [math.prod(shape) for shape in forms.values()]
+        self._check_length(wire, sum(sizes))
         empty = {name: torch.empty(shape, device="meta") for name, shape in forms.items()}
-        vector = self._decoded(wire, entries, Known(_reference(empty, reference)))
-        pieces = torch.split(vector, [math.prod(shape) for shape in forms.values()]) if forms else ()
+        vector = self._decoded(wire, sum(sizes), Known(_reference(empty, reference)))
+        pieces = torch.split(vector, sizes) if sizes else ()
         tensors = {name: piece.view(shape) for (name, shape), piece in zip(forms.items(), pieces, strict=True)}
-        whole = found.without({_GROUP}).with_groups(grouped(tensors))
-        return replace(
-            whole,
-            groups=in_order({name: dict(some) for name, some in whole.groups.items()}, scales),
-            scales=scales,
-            facts=facts,
-        )
+        rest = named_tensors(found.without({_GROUP}))
+        return replace(found, groups=in_order(grouped({**rest, **tensors}), scales), scales=scales, facts=facts)
 
     def most_bytes(self, form: Update) -> int:
         """See ``codecs.contract.Codec``: what the plain codec takes, with shapes, scales and places besides."""
@@ -114,19 +110,18 @@ class Chain:
         entries = sum(tensor.numel() for tensor in tensors.values())
         return _PLAIN.most_bytes(form) + entries + sum(len(name) + _FORM_BYTES for name in tensors) + _BESIDE_BYTES
 
-    def _check_bound(self, wire: Mapping[str, Tensor], entries: int) -> None:
-        """Before a vector of ``entries`` is made, the values must be as many as they make of it."""
-        length = entries
-        for stage in self.stages:
-            length = stage.length(length)
-        there = wire.get(_VALUES)
+    def _lengths(self, entries: int) -> list[int]:
+        """The entries before each stage, and the values after the last."""
+        return list(accumulate(self.stages, lambda length, stage: stage.length(length), initial=entries))
+
+    def _check_length(self, wire: Mapping[str, Tensor], entries: int) -> None:
+        """Before a vector of ``entries`` is made, there must be as many values as the stages make of one."""
+        there, length = wire.get(_VALUES), self._lengths(entries)[-1]
         if there is None or tuple(there.shape) != (length,):
             raise UpdateRefused(f"values: got {None if there is None else tuple(there.shape)}, wanted {(length,)}")
 
     def _decoded(self, wire: Mapping[str, Tensor], entries: int, known: Known) -> Tensor:
-        lengths = [entries]
-        for stage in self.stages:
-            lengths.append(stage.length(lengths[-1]))
+        lengths = self._lengths(entries)
         values = wire[_VALUES]
         for number in reversed(range(len(self.stages))):
             sign = f"{number} "

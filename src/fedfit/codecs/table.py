@@ -58,7 +58,7 @@ _WORDS = ("goes on with differences", "picks some of the numbers", "rounds the n
 
 def is_stage(name: str) -> bool:
     """Whether ``name`` is that of a stage, with or without a number."""
-    return name.partition(":")[0] in STAGES and "." not in name.partition(":")[0]
+    return name.partition(":")[0] in STAGES
 
 
 def make_codec(names: Sequence[str], *, feedback: bool = False) -> Codec:
