@@ -15,9 +15,10 @@ from transformers import RobertaConfig, RobertaModel
 from fedfit.data.batches import training_batches
 from fedfit.data.sources import load_corpus
 from fedfit.data.tokenize import Samples, tokenize
+from fedfit.data_settings import DataSettings
 from fedfit.models.load import load_tokenizer
 from fedfit.randomness import derive_seed
-from fedfit.settings import AdapterSettings, DataSettings, TrainingSettings
+from fedfit.settings import AdapterSettings, TrainingSettings
 
 SEED = 0
 _ROUNDS_TRIED = 64

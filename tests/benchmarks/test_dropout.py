@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from benchmarks.dropout import final_accuracy, small_recipe
 
+from fedfit.data_settings import DataSettings
 from fedfit.experiment.validate import validate_offline
-from fedfit.settings import DataSettings
 from tests.builders import tiny_recipe
 
 

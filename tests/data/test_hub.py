@@ -7,8 +7,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from fedfit.data.classification import build_corpus
 from fedfit.data.hub import HubSet, read_hub
 from fedfit.data.sources import load_corpus
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, splits: dict[str, Dataset] | Exception) -> None:

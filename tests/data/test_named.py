@@ -9,8 +9,8 @@ from fedfit.data.classification import build_corpus
 from fedfit.data.named import NAMED_SETS, load_named
 from fedfit.data.prompted import build_instructions
 from fedfit.data.sources import load_corpus
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -12,8 +12,8 @@ from fedfit.data.named import NAMED_SETS, is_present, load_named
 from fedfit.data.named_prompts import DOMAINS, QUESTION_SETS, TRAITS
 from fedfit.data.named_set import hash_share
 from fedfit.data.prompted import build_instructions, build_plain_text, build_preferences
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 from tests.data.test_named import write
 
 FORMATS = {"boolq": "true/false", "openbookqa": "answer1/answer2/answer3/answer4", "ARC-Easy": "answer1/answer2/answer3"}

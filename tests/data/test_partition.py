@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from fedfit.data.corpus import TextSet
 from fedfit.data.partition import label_counts, partition
+from fedfit.data_settings import PartitionSettings
 from fedfit.errors import DataError
-from fedfit.settings import PartitionSettings
 
 
 def sorted_set(per_class: int, classes: int = 4) -> TextSet:

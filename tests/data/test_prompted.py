@@ -7,8 +7,8 @@ import pytest
 
 from fedfit.data.prompted import build_instructions, build_plain_text, build_preferences
 from fedfit.data.table import Reading, Table, Tables
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 COLUMNS = {
     "instruction": ["add", "name", "count"],

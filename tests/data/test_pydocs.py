@@ -10,8 +10,8 @@ from fedfit.data.docstrings import first_paragraphs
 from fedfit.data.docstrings_cache import Row, read_rows, write_rows
 from fedfit.data.harvest import PROJECTS, letters
 from fedfit.data.sources import load_corpus
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from fedfit.data.docstrings import Function, documented_functions
 from fedfit.data.harvest import PROJECTS, letters
 from fedfit.data.pydocs_instruct import INSTRUCTION, Instruction, first_sentence, prompt_of
 from fedfit.data.sources import load_tables
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 
 @pytest.fixture(scope="module")

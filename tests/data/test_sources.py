@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fedfit.data.sources import load_corpus
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 
 @pytest.fixture

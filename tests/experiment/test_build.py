@@ -8,12 +8,13 @@ import pytest
 from fedfit.aggregation.rules.krum import KrumKeys
 from fedfit.aggregation.rules.slora import SloraKeys
 from fedfit.data.corpus import TextSet
+from fedfit.data_settings import DataSettings, PartitionSettings
 from fedfit.errors import DataError
 from fedfit.experiment.build import build
 from fedfit.experiment.load import parse_recipe, to_toml
 from fedfit.experiment.resolve import resolve
 from fedfit.experiment.rows_of_devices import device_tests, set_apart, set_values_apart
-from fedfit.settings import DataSettings, EvaluationSettings, FederationSettings, ModelSettings, PartitionSettings, Recipe
+from fedfit.settings import EvaluationSettings, FederationSettings, ModelSettings, Recipe
 
 
 def test_by_column_says_which_values_are_behind_each_device(tiny_bert: Path, tmp_path: Path) -> None:

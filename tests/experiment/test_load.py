@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from fedfit.aggregation.rules.krum import KrumKeys
 from fedfit.aggregation.table import RULES
+from fedfit.data_settings import DataSettings
 from fedfit.errors import RecipeError
 from fedfit.experiment.load import parse_recipe, read_recipe, to_toml
 from fedfit.experiment.moved import MOVED
-from fedfit.settings import AdapterSettings, DataSettings, Recipe, TrainingSettings
+from fedfit.settings import AdapterSettings, Recipe, TrainingSettings
 
 
 def faults(text: str = "", *overrides: str) -> dict[str, tuple[object, str]]:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from fedfit.core.task import Metric, Score
 from fedfit.core.update import LORA_B, Job, Update
+from fedfit.data_settings import DataSettings
 from fedfit.experiment.build import Experiment, assemble, build
 from fedfit.experiment.rows_of_devices import rows_of_others, set_apart
 from fedfit.records import DeviceScore, RoundRecord, RoundResult
 from fedfit.rounds.evaluate import evaluate, summary
-from fedfit.settings import DataSettings, EvaluationSettings
+from fedfit.settings import EvaluationSettings
 from tests.builders import TASK, same_bits, tiny_experiment, tiny_recipe
 
 SEED = 5

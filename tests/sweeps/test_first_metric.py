@@ -7,8 +7,8 @@ import pytest
 
 from fedfit.data.sources import load_tables
 from fedfit.data.table import Tables
+from fedfit.data_settings import DataSettings
 from fedfit.errors import ComponentError, DataError, RecipeError
-from fedfit.settings import DataSettings
 from fedfit.sweeps.first_metric import first_metric
 from fedfit.sweeps.grid import parse_grid
 from tests.cli.command import fedfit, refused

@@ -9,8 +9,8 @@ import numpy as np
 
 from fedfit.data.corpus import Corpus, TextSet
 from fedfit.data.table import Reading, Table, Tables
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 log = logging.getLogger(__name__)
 

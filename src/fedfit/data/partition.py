@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedfit.data.corpus import TextSet
+from fedfit.data_settings import PartitionSettings
 from fedfit.errors import DataError, did_you_mean
 from fedfit.randomness import derive_seed
-from fedfit.settings import PartitionSettings
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from fedfit.data.classification import sort_label_names
 from fedfit.data.corpus import CHOICE_SIGN, Corpus, TextSet
 from fedfit.data.table import Reading, Table, Tables
+from fedfit.data_settings import DataSettings
 from fedfit.errors import DataError
-from fedfit.settings import DataSettings
 
 log = logging.getLogger(__name__)
 

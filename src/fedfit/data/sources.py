@@ -16,9 +16,9 @@ from fedfit.data.named import NAMED_SETS, load_named
 from fedfit.data.pydocs import load_pydocs
 from fedfit.data.pydocs_instruct import load_pydocs_instruct
 from fedfit.data.table import Reading, Table, Tables
+from fedfit.data_settings import FILE_SOURCES, NAMED_SOURCES, DataSettings
 from fedfit.errors import DataError
 from fedfit.randomness import derive_seed
-from fedfit.settings import FILE_SOURCES, NAMED_SOURCES, DataSettings
 
 Read = Callable[[Tables, DataSettings], Corpus]
 

@@ -10,13 +10,14 @@ from huggingface_hub import ModelCardData
 
 from fedfit import __version__
 from fedfit.data.named import NAMED_SETS
+from fedfit.data_settings import FILE_SOURCES, DataSettings
 from fedfit.experiment.card_code import classifier_code, language_code
 from fedfit.experiment.runs import is_language_run
 from fedfit.experiment.shared_part import shared_part
 from fedfit.models.load import public_name
 from fedfit.models.packaged import PACKAGED
 from fedfit.records import RoundRecord
-from fedfit.settings import FILE_SOURCES, DataSettings, Recipe
+from fedfit.settings import Recipe
 from fedfit.tasks.classification import DEFAULTS
 
 _HUB_METRICS = {

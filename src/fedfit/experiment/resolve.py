@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from fedfit.aggregation.table import rule_keys
+from fedfit.data_settings import FILE_SOURCES
 from fedfit.personalization.table import method_keys
-from fedfit.settings import FILE_SOURCES, Recipe
+from fedfit.settings import Recipe
 
 
 def resolve(recipe: Recipe) -> Recipe:

@@ -20,8 +20,8 @@ from fedfit.atomic import write_atomic
 from fedfit.data.files import SEPARATORS, parse_frame, read_bytes
 from fedfit.data.named import NAMED_SETS
 from fedfit.data.table import cell_text, to_table
+from fedfit.data_settings import FILE_SOURCES, DataSettings
 from fedfit.errors import DataError, RunFolderError, choose, nearest
-from fedfit.settings import FILE_SOURCES, DataSettings
 
 if TYPE_CHECKING:
     from fedfit.experiment.tuned import Prediction

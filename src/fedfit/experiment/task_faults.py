@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from fedfit.data_settings import CLASSIFIED_SOURCES, INSTRUCTION_SOURCES, PREFERENCE_SOURCES, TEXT_SOURCES
 from fedfit.errors import Fault
-from fedfit.settings import CLASSIFIED_SOURCES, INSTRUCTION_SOURCES, PREFERENCE_SOURCES, TEXT_SOURCES, Recipe
+from fedfit.settings import Recipe
 
 _ROLES = ("prompt", "response", "answer", "choices", "chosen", "rejected", "label", "pair")
 _READS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedfit.data_settings import FILE_SOURCES
 from fedfit.errors import Fault, ModelError, RecipeError, choose
 from fedfit.experiment.component_faults import component_faults
 from fedfit.experiment.fleet_faults import plan_faults
@@ -14,7 +15,7 @@ from fedfit.experiment.rank_faults import rank_faults
 from fedfit.experiment.rule_faults import rule_faults
 from fedfit.experiment.task_faults import task_faults
 from fedfit.experiment.tracking_faults import missing_packages, unknown_sinks
-from fedfit.settings import FILE_SOURCES, Recipe
+from fedfit.settings import Recipe
 
 
 def validate(recipe: Recipe) -> None:
