@@ -15,8 +15,8 @@ SOURCE = Path(fedfit.__file__).parent
 # docs/architecture.md: the number of a room is its layer. The files of layer 0 may import one another; what only the command
 # line uses is its room.
 LAYERS = {
-    "atomic": 0, "data_settings": 0, "errors": 0, "fleet_settings": 0, "hub_access": 0, "metric_names": 0, "plans": 0, "randomness": 0,
-    "records": 0, "schema": 0, "settings": 0, "units": 0,
+    "atomic": 0, "data_settings": 0, "errors": 0, "fleet_settings": 0, "hub_access": 0, "metric_names": 0, "plans": 0,
+    "randomness": 0, "records": 0, "schema": 0, "settings": 0, "units": 0,
     "core": 0,
     "data": 1, "models": 1, "wireless": 1, "codecs": 1, "aggregation": 1, "reports": 1,
     "adapters": 2, "personalization": 2, "planning": 2, "rounds": 2, "tasks": 2, "tracking": 2,
