@@ -46,6 +46,12 @@ def test_what_is_well(method: str) -> None:
         ),
         (["personalization.method=fedper", "adapter.head=freeze"], "personalization.method", "fedper", "none is trained here"),
         (
+            ["personalization.method=feddpa", "task.kind=language_modelling"],
+            "personalization.method",
+            "feddpa",
+            "compares prompts, and plain texts have none",
+        ),
+        (
             ["personalization.method=fedrep", "task.kind=instruction"],
             "personalization.method",
             "fedrep",

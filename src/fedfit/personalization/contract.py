@@ -13,6 +13,12 @@ from fedfit.errors import Fault
 from fedfit.settings import Recipe
 
 
+def trainings(steps: int | None, recipe: Recipe) -> float:
+    """A training of ``steps`` in trainings of the recipe; 1 for ``None``, and where the recipe counts epochs."""
+    whole = recipe.training.local_steps
+    return 1.0 if steps is None or whole is None else steps / whole
+
+
 def _as_it_is(rule: Rule) -> Rule:
     return rule
 

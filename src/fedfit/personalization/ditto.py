@@ -15,7 +15,7 @@ from functools import partial
 
 from fedfit.core.personal import Local, Models, Pull
 from fedfit.core.update import Job, Memory, Update
-from fedfit.personalization.contract import Method, MethodEntry
+from fedfit.personalization.contract import Method, MethodEntry, trainings
 from fedfit.personalization.kept import keep, recall, recalled_at_rank_of
 from fedfit.randomness import derive_seed
 from fedfit.schema import key
@@ -47,9 +47,7 @@ def models(local: Local, job: Job, own: Memory | None) -> Models:
 
 def make(keys: Keys, recipe: Recipe) -> Method:
     """Ditto with ``keys``; without ``steps`` a device trains twice as long as without it."""
-    training = recipe.training
-    share = 1.0 if keys.steps is None or training.local_steps is None else keys.steps / training.local_steps
-    return Method(partial(train, keys), models, passes=1 + share)
+    return Method(partial(train, keys), models, passes=1 + trainings(keys.steps, recipe))
 
 
 ENTRY = MethodEntry(make, Keys)

@@ -18,12 +18,14 @@ the first global one that the device receives. A head, which has no factors, is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 from fedfit.core.personal import Local, Models
 from fedfit.core.update import Job, Likeness, Memory, Update
-from fedfit.personalization.contract import Method, MethodEntry
+from fedfit.errors import Fault
+from fedfit.personalization.contract import Method, MethodEntry, trainings
 from fedfit.personalization.kept import keep, recall, recalled_at_rank_of
 from fedfit.randomness import derive_seed
 from fedfit.schema import key
@@ -77,9 +79,14 @@ def make(keys: Keys, recipe: Recipe) -> Method:
     """FedDPA with ``keys``. A frozen pair costs two of the three products of a trained one, forward and backward."""
     if keys.learning == "sequential":
         return Method(partial(train, keys), partial(models, keys))
-    steps = recipe.training.local_steps
-    share = 1.0 if keys.steps is None or steps is None else keys.steps / steps
-    return Method(partial(train, keys), partial(models, keys), passes=1 + share * 5 / 3)
+    return Method(partial(train, keys), partial(models, keys), passes=1 + trainings(keys.steps, recipe) * 5 / 3)
 
 
-ENTRY = MethodEntry(make, Keys)
+def faults(recipe: Recipe, keys: object) -> Iterator[Fault]:
+    """Texts that are compared need something to compare: a plain text is predicted from its first token on."""
+    if recipe.task.kind == "language_modelling":
+        remedy = "feddpa compares prompts, and plain texts have none; choose ditto, or another task"
+        yield Fault("personalization.method", recipe.personalization.method, remedy)
+
+
+ENTRY = MethodEntry(make, Keys, faults=faults)

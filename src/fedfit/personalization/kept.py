@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fedfit.aggregation.resize import resize_update
 from fedfit.core.update import AdapterSize, Memory, Update, grouped, named_tensors
@@ -17,16 +17,25 @@ def keep(adapter: Update, numbers: Mapping[str, int | float] | None = None) -> M
     return Memory(named_tensors(adapter), {**scales, **(numbers or {})})
 
 
+def check_names(own: Memory, wanted: Collection[str]) -> None:
+    """Holds the names of the tensors in ``own`` to ``wanted``.
+
+    Raises:
+        UpdateRefused: when they are those of another model, or of other layers.
+    """
+    names, due = own.tensors.keys(), set(wanted)
+    if names != due:
+        missing, unknown = sorted(due - names), sorted(names - due)
+        raise UpdateRefused(f"the device's own adapter is another model's: missing {missing[:2]}, unknown {unknown[:2]}")
+
+
 def recall(own: Memory, like: Update) -> Update:
     """The adapter in ``own``, at the ranks that it was kept with.
 
     Raises:
         UpdateRefused: when it is an adapter of other tensors than ``like``: of another model, or of other layers.
     """
-    names, wanted = own.tensors.keys(), named_tensors(like).keys()
-    if names != wanted:
-        missing, unknown = sorted(wanted - names), sorted(names - wanted)
-        raise UpdateRefused(f"the device's own adapter is another model's: missing {missing[:2]}, unknown {unknown[:2]}")
+    check_names(own, named_tensors(like))
     scales = {name.removeprefix(_SCALE): float(s) for name, s in own.numbers.items() if name.startswith(_SCALE)}
     return Update(grouped(own.tensors), scales, like.weight)
 

@@ -14,7 +14,8 @@ from functools import partial
 
 from fedfit.core.personal import Local, Models
 from fedfit.core.update import HEAD, Job, Memory, Update
-from fedfit.personalization.contract import Method, MethodEntry
+from fedfit.personalization.contract import Method, MethodEntry, trainings
+from fedfit.personalization.kept import check_names
 from fedfit.schema import key
 from fedfit.settings import Recipe
 
@@ -29,8 +30,15 @@ class FedRepKeys:
 
 
 def with_head(job: Job, own: Memory | None) -> Job:
-    """``job`` with the device's own head."""
-    return job if own is None else replace(job, update=job.update.with_groups({HEAD: own.tensors}))
+    """``job`` with the device's own head.
+
+    Raises:
+        UpdateRefused: when what was kept is another model's.
+    """
+    if own is None:
+        return job
+    check_names(own, job.update.groups[HEAD])
+    return replace(job, update=job.update.with_groups({HEAD: own.tensors}))
 
 
 def fedper(local: Local, job: Job, own: Memory | None) -> tuple[Update, Memory | None]:
@@ -60,9 +68,8 @@ def make_fedper(keys: object, recipe: Recipe) -> Method:
 
 def make_fedrep(keys: FedRepKeys, recipe: Recipe) -> Method:
     """FedRep with ``keys``. The head's steps are charged like any other."""
-    steps = recipe.training.local_steps
-    share = 1.0 if keys.head_steps is None or steps is None else keys.head_steps / steps
-    return Method(partial(fedrep, keys), models, private=frozenset({HEAD}), passes=1 + share)
+    passes = 1 + trainings(keys.head_steps, recipe)
+    return Method(partial(fedrep, keys), models, private=frozenset({HEAD}), passes=passes)
 
 
 FEDPER_ENTRY = MethodEntry(make_fedper, head=True)

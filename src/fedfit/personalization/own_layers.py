@@ -19,8 +19,9 @@ from functools import partial
 
 from fedfit.core.personal import Local, Models
 from fedfit.core.update import HEAD, HOME, Job, Memory, Update, grouped, named_tensors
-from fedfit.errors import Fault, UpdateRefused
-from fedfit.personalization.contract import Method, MethodEntry
+from fedfit.errors import Fault
+from fedfit.personalization.contract import Method, MethodEntry, trainings
+from fedfit.personalization.kept import check_names
 from fedfit.schema import key
 from fedfit.settings import Recipe
 
@@ -52,10 +53,7 @@ def with_own(private: frozenset[str], job: Job, own: Memory | None) -> Job:
     """
     if own is None:
         return job
-    wanted = named_tensors(job.update.only(private)).keys()
-    if own.tensors.keys() != wanted:
-        missing, unknown = sorted(wanted - own.tensors.keys()), sorted(own.tensors.keys() - wanted)
-        raise UpdateRefused(f"the device's own adapter is another model's: missing {missing[:2]}, unknown {unknown[:2]}")
+    check_names(own, named_tensors(job.update.only(private)))
     return replace(job, update=job.update.with_groups(grouped(own.tensors)))
 
 
@@ -90,10 +88,9 @@ def make_pftt(keys: PfttKeys, recipe: Recipe) -> Method:
 
 def make_pfedlora(keys: PfedloraKeys, recipe: Recipe) -> Method:
     """pFedLoRA with ``keys``. The steps of the device's own part are charged like any other."""
-    steps = recipe.training.local_steps
-    share = 1.0 if keys.own_steps is None or steps is None else keys.own_steps / steps
-    train = partial(pfedlora, keys)
-    return Method(train, partial(models, _WITH_HEAD), private=_WITH_HEAD, home_layers=keys.own_layers, passes=1 + share)
+    passes = 1 + trainings(keys.own_steps, recipe)
+    made = partial(pfedlora, keys), partial(models, _WITH_HEAD)
+    return Method(*made, private=_WITH_HEAD, home_layers=keys.own_layers, passes=passes)
 
 
 def faults(recipe: Recipe, keys: object) -> Iterator[Fault]:
