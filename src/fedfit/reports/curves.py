@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fedfit.metric_names import MODELS
 from fedfit.reports.abscissa import ENERGY, ROUNDS, TIME, Abscissa
 from fedfit.reports.losses import loss_words
-from fedfit.reports.metrics import Measure, capital
+from fedfit.reports.metrics import OTHERS, Measure, capital
 from fedfit.reports.read import RunData, number
 from fedfit.reports.style import FAINT, SINGLE_INCHES, blank, line_look
 
@@ -58,7 +58,8 @@ def groups(run: RunData) -> list[Group]:
     """The run's metrics in groups, the headline's group first: shares, losses, and every other metric alone.
 
     Of the statistics over devices, figures show the headline's mean and worst device and the mean loss; tables show the rest.
-    Where devices have several models, a figure of its own compares these, and here are the others alone.
+    Where devices have several models, a figure of its own compares these, and here are the others alone. What models reach on
+    other devices' samples is in tables alone.
     """
     measures = [Measure.of(key) for key in dict.fromkeys([run.headline, *run.keys])]
     name = measures[0].name
@@ -136,6 +137,8 @@ def _scale(axes: Any, group: Group) -> None:
 
 
 def _is_drawn(measure: Measure, headline: str) -> bool:
+    if measure.name.startswith(OTHERS):
+        return False
     if measure.name == headline:
         return measure.ending not in ("p10", "spread")
     return not measure.ending or (measure.ending == "mean" and measure.is_loss)
