@@ -28,9 +28,10 @@ _NEXT_TURN = 3
 """Markers to pass over when the colours begin anew, so that no two methods have colour and marker in common."""
 _LAST_ROUND = ", last round"
 
-_ALIKE, _STEP_ASIDE, _AXIS = 0.1, 0.022, (1.0, 100.0)
+_ALIKE, _STEP_ASIDE, _MOST_ASIDE, _AXIS = 0.1, 0.022, 8, (1.0, 100.0)
 """Methods whose bytes differ by a smaller share than ``_ALIKE`` have their bars side by side, moved by ``_STEP_ASIDE`` of the
-axis. ``_AXIS`` is a typical range of the axis, two decades."""
+axis; where there are more than ``_MOST_ASIDE`` beside the first, by less, for far aside would look like bytes. ``_AXIS`` is a
+typical range of the axis, two decades."""
 
 
 def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption: str, folder: Path) -> list[Path]:
@@ -70,14 +71,12 @@ def _draw_legend(comparison: Comparison, figure: Any, panel: Any) -> None:
 
 def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor: float) -> None:
     """Draws one case; a method's colour depends on its place in the comparison, so that it is the same in every panel."""
-    bounds, ends = 0, list[float]()
+    bounds, places = 0, _places(comparison, rows)
+    step = _STEP_ASIDE * min(1.0, _MOST_ASIDE / max(1, *places.values())) if places else _STEP_ASIDE
     for index, method in enumerate(comparison.methods):
         found, colour = [row for row in rows if row.line == method.name], PALETTE[index % len(PALETTE)]
         if found and method.sends:
-            end = statistics.fmean(row.sent_bytes[-1] for row in found)
-            aside = sum(abs(end / other - 1) < _ALIKE for other in ends)
-            ends.append(end)
-            _draw_curve(found, method.name, index, aside, comparison.metric.factor, panel, divisor)
+            _draw_curve(found, method.name, index, step * places[method.name], comparison.metric.factor, panel, divisor)
         elif found:
             mean = comparison.metric.factor * statistics.fmean(row.final for row in found)
             dash = _BOUND_DASHES[bounds % len(_BOUND_DASHES)]
@@ -93,12 +92,25 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the default sets powers of ten as formulas
 
 
-def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, factor: float, panel: Any, divisor: float) -> None:
+def _places(comparison: Comparison, rows: Sequence[Row]) -> dict[str, int]:
+    """Method → its place from the left among those that send about as many bytes."""
+    ends: dict[str, float] = {}
+    places: dict[str, int] = {}
+    for method in (method for method in comparison.methods if method.sends):
+        sent = [row.sent_bytes[-1] for row in rows if row.line == method.name]
+        if sent:
+            end = statistics.fmean(sent)
+            places[method.name] = sum(abs(end / other - 1) < _ALIKE for other in ends.values())
+            ends[method.name] = end
+    return places
+
+
+def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: float, factor: float, panel: Any, divisor: float) -> None:
     """Draws a method from round 1 on, over the rounds that were evaluated: nothing was sent before, and the axis is
     logarithmic.
 
-    Only the last round has a marker and an error bar, ``aside`` steps to the right. Markers and bands of every round would hide
-    one another.
+    Only the last round has a marker and an error bar, ``aside`` of the axis to the right. Markers and bands of every round
+    would hide one another.
     """
     measured = [place for place in range(1, len(rows[0].curve)) if not any(math.isnan(row.curve[place]) for row in rows)]
     x, _ = mean_and_sd([[row.sent_bytes[place] for place in measured] for row in rows], 1 / divisor)
@@ -106,7 +118,7 @@ def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: int, factor:
     colour = PALETTE[index % len(PALETTE)]
     panel.plot(x, mean, color=colour, linewidth=1.3, alpha=0.75, zorder=2)
     panel.errorbar(
-        dodged(x[-1:], aside, _STEP_ASIDE, log=True, low=_AXIS[0], high=_AXIS[1]),
+        dodged(x[-1:], 1.0, aside, log=True, low=_AXIS[0], high=_AXIS[1]),
         mean[-1:],
         yerr=sd[-1:] if sd[-1] else None,
         color=colour,
