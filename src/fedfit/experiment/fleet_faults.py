@@ -11,7 +11,7 @@ from fedfit.experiment.adaptation import adaptation_faults
 from fedfit.fleet_settings import FleetFile, HardwareSettings, PlanSettings
 from fedfit.settings import Recipe
 
-_CODEC_BITS = 32.0  # of a parameter in the codec that sends
+_CODEC_BITS = 32.0  # the key's default; with plan.count = "sent" the codecs of [transport] say their bits
 
 
 def fleet_faults(settings: FleetFile | Recipe) -> Iterator[Fault]:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 from fedfit.sweeps.comparison import Case, Comparison
 from fedfit.sweeps.metric import OWN, Metric
+from fedfit.sweeps.personal_base import personal_base
 from fedfit.sweeps.personal_methods import MINILM, SEARCH_SEED, claims, methods, notes
 
 NAME = "personal"
 SCALES = ("smoke", "small")
 SEARCH_ALPHA = 0.5
 SHOWN = ("accuracy_worst", "accuracy_p10", "accuracy_spread")
-RANK = 8
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Size:
     rounds: int
     steps: int
     seeds: int
+    batch_size: int = 16
 
 
 SIZES = {
@@ -65,31 +65,4 @@ def personal(scale: str) -> Comparison:
 
 def base(size: Size) -> str:
     """The recipe of the comparison, in TOML; the data and their spread are the case's."""
-    return f"""
-[data]
-max_tokens = 24
-train_samples = {size.samples}
-test_samples = {size.test_samples}
-[partition]
-kind = "dirichlet"
-[model]
-name = "minilm"
-[adapter]
-rank = {RANK}
-alpha = {RANK}
-layers = "last:2"
-targets = ["query", "value"]
-[federation]
-devices = {size.devices}
-devices_per_round = {size.devices}
-rounds = {size.rounds}
-weighting = "samples"
-max_failed_rounds = 1000
-[training]
-local_steps = {size.steps}
-schedule = "linear"
-batch_size = {BATCH_SIZE}
-[evaluation]
-every = {size.rounds}
-device_test_share = 0.3
-"""
+    return personal_base(size, "minilm", 24, '[partition]\nkind = "dirichlet"')

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fedfit.sweeps.comparison import Case, Comparison
 from fedfit.sweeps.metric import OWN, Metric
+from fedfit.sweeps.personal_base import personal_base
 from fedfit.sweeps.personal_methods import MINILM, SCENE, SEARCH_SEED, SMOLLM2, WITH_HEADS, claims, methods, notes
 
 SCALES = ("smoke", "small")
@@ -65,7 +66,7 @@ def logs(scale: str) -> Comparison:
     size = SIZES[LOGS][scale]
     task = '[task]\nmetrics = ["f1", "accuracy"]\npositive = "anomaly"'
     spread = '[partition]\nkind = "by_column"\ncolumn = "Node"'
-    base = _base(size, "minilm", 32, task, spread, 'device_test_column = "EventId"')
+    base = personal_base(size, "minilm", 32, spread, task=task, evaluation='device_test_column = "EventId"')
     cases = (Case("bgl", variant=APART), Case("bgl", variant=MIXED, changes=("evaluation.device_test_column=",)))
     return _comparison(
         LOGS, "Anomalies in a log, by node", scale, base, cases, ("f1", "f1_worst", "f1_spread", "accuracy"), MINILM
@@ -77,7 +78,7 @@ def intents(scale: str) -> Comparison:
     size = SIZES[INTENTS][scale]
     spread = '[partition]\nkind = "shards"\nshards_per_device = 8'
     metrics = ("accuracy", "accuracy_worst", "accuracy_p10", "accuracy_spread")
-    base = _base(size, "minilm", 24, "", spread)
+    base = personal_base(size, "minilm", 24, spread)
     return _comparison(INTENTS, "Intents of a bank's customers, by shards", scale, base, (Case("banking77"),), metrics, MINILM)
 
 
@@ -86,7 +87,7 @@ def questions(scale: str) -> Comparison:
     size = SIZES[QUESTIONS][scale]
     task = '[task]\nkind = "instruction"\npositive = "anomaly"'
     spread = '[partition]\nkind = "by_column"\ncolumn = "Node"'
-    base = _base(size, "smollm2", 96, task, spread, 'device_test_column = "EventId"')
+    base = personal_base(size, "smollm2", 96, spread, task=task, evaluation='device_test_column = "EventId"')
     metrics = ("answer_f1", "answer_f1_worst", "answer_f1_spread", "answer_accuracy", "loss")
     return _comparison(QUESTIONS, "Anomalies in a log, asked", scale, base, (Case("bgl-instruct"),), metrics, SMOLLM2)
 
@@ -95,7 +96,8 @@ def trades(scale: str) -> Comparison:
     """Instructions of five trades, a device each; the loss on a device's own, and on others'."""
     size = SIZES[TRADES][scale]
     spread = '[partition]\nkind = "by_column"\ncolumn = "domain"'
-    base = _base(size, "smollm2", 128, '[task]\nkind = "instruction"', spread, f"others_samples = {OTHERS[scale]}")
+    task, others = '[task]\nkind = "instruction"', f"others_samples = {OTHERS[scale]}"
+    base = personal_base(size, "smollm2", 128, spread, task=task, evaluation=others)
     metrics = ("loss", "loss_worst", "loss_spread", "others_loss")
     return _comparison(TRADES, "Instructions of five trades, a device each", scale, base, (Case("domains"),), metrics, SMOLLM2)
 
@@ -128,36 +130,3 @@ def _comparison(
         metric=Metric(metrics[0], OWN),
         beside=metrics[1:],
     )
-
-
-def _base(size: Size, model: str, max_tokens: int, task: str, spread: str, evaluation: str = "") -> str:
-    counts = {"train_samples": size.samples, "test_samples": size.test_samples}
-    samples = "".join(f"{key} = {count}\n" for key, count in counts.items() if count is not None)
-    targets = '["q_proj", "v_proj"]' if model == "smollm2" else '["query", "value"]'
-    return f"""
-{task}
-[data]
-max_tokens = {max_tokens}
-{samples}{spread}
-[model]
-name = "{model}"
-[adapter]
-rank = 8
-alpha = 8
-layers = "last:2"
-targets = {targets}
-[federation]
-devices = {size.devices}
-devices_per_round = {size.devices}
-rounds = {size.rounds}
-weighting = "samples"
-max_failed_rounds = 1000
-[training]
-local_steps = {size.steps}
-schedule = "linear"
-batch_size = {size.batch_size}
-[evaluation]
-every = {size.rounds}
-device_test_share = 0.3
-{evaluation}
-"""
