@@ -163,10 +163,24 @@ class TransportSettings:
     uplink: tuple[str, ...] = key(
         ("plain",),
         "codec of what devices send: `plain`, one's own as `package.module:Codec`, or a chain of stages: `delta`, "
-        "`top_k:share`, `random_k:share`, `fp16`, `bf16`, `nf4`, `quantize:bits`",
+        "`top_k:share`, `random_k:share`, `low_rank:r`, `fedobd:share`, `fp16`, `bf16`, `nf4`, `quantize:bits`; `zstd` behind "
+        "it compresses packets",
     )
-    downlink: tuple[str, ...] = key(("plain",), "codec of what devices are sent: `plain`, one's own, or a stage that rounds")
+    downlink: tuple[str, ...] = key(
+        ("plain",), "codec of what devices are sent: `plain`, one's own, or a stage that rounds; `zstd` behind it"
+    )
     error_feedback: bool = key(False, "each device keeps what a packet left out and adds it to its next, with `delta`")
+    scale_per: str = key(
+        "block",
+        "numbers that share a scale in `quantize` and `nf4`: `block` of them, a `row`, or a `tensor`",
+        choices=("block", "row", "tensor"),
+    )
+    block: int = key(64, "numbers in a block", minimum=2, maximum=65536)
+
+    @property
+    def per(self) -> int | str:
+        """Which numbers share a scale: the length of a block, ``row`` or ``tensor``."""
+        return self.block if self.scale_per == "block" else self.scale_per
 
 
 @dataclass(frozen=True)

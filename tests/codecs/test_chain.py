@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -29,9 +30,12 @@ CHAINS = [
     ("delta", "random_k:0.5", "bf16"),
     ("delta", "top_k:0.1", "quantize:3"),
 ]
+BY_NUMBERS = [("delta", "low_rank:1"), ("delta", "low_rank:1", "quantize:6"), ("delta", "fedobd:0.3")]
+"""How long their packets are depends on shapes or on the numbers."""
 SENT = replace(random_update(1, weight=7.0), facts={"steps": 3, "train_loss": 0.5})
 REFERENCE = random_update(2)
 every_chain = pytest.mark.parametrize("names", CHAINS, ids="+".join)
+EVERY = CHAINS + BY_NUMBERS
 
 
 def chain(*names: str, feedback: bool = False) -> Chain:
@@ -44,19 +48,21 @@ def flat(update: Update) -> Tensor:
     return torch.cat([tensor.reshape(-1) for _, tensor in sorted(named_tensors(update).items())])
 
 
-@every_chain
+@pytest.mark.parametrize("names", EVERY, ids="+".join)
 def test_there_and_back_is_stage_by_stage(names: tuple[str, ...]) -> None:
     """On the one vector of all tensors; names, shapes, scales, weight and facts come back as they were."""
     codec = chain(*names)
     packet, state = codec.encode(SENT, REFERENCE, seed=5)
     found = codec.decode(packet, REFERENCE)
-    assert state is None
+    assert (state is None) == ("low_rank:1" not in names), "the factors of a low rank begin where the last packet ended"
     assert {name: t.shape for name, t in named_tensors(found).items()} == {n: t.shape for n, t in named_tensors(SENT).items()}
     assert (found.weight, found.facts, found.scales) == (SENT.weight, SENT.facts, SENT.scales)
     values, reference = flat(SENT), flat(REFERENCE)
+    shapes = tuple(tuple(tensor.shape) for _, tensor in sorted(named_tensors(SENT).items()))
     steps = []
     for number, name in enumerate(names):
-        stage, known = make_stage(name), Known(reference, derive_seed(5, "stage", number))
+        stage, known = make_stage(name), Known(reference, derive_seed(5, "stage", number), shapes)
+        shapes = () if stage.order == 1 else shapes
         coded = stage.encode(values, known)
         steps.append((stage, coded, len(values), known))
         values = coded.values
@@ -87,7 +93,9 @@ def test_a_reference_of_another_shape_is_as_none() -> None:
         torch.testing.assert_close(found.groups[HEAD][name], tensor, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("names", [("delta", "top_k:0.1"), ("delta", "top_k:0.2", "quantize:2"), ("delta", "quantize:1")])
+@pytest.mark.parametrize(
+    "names", [("delta", "top_k:0.1"), ("delta", "top_k:0.2", "quantize:2"), ("delta", "quantize:1"), *BY_NUMBERS]
+)
 def test_error_feedback_adds_up(names: tuple[str, ...]) -> None:
     """Over twelve packets: what was seen of the differences, and the error at the end, are all differences; without feedback
     most of them would be lost.
@@ -147,15 +155,80 @@ def test_a_plan_counts_what_is_sent(names: tuple[str, ...]) -> None:
         assert found.bits_fixed + rank * found.bits_per_rank == pytest.approx(sent, rel=0.02)
 
 
+@pytest.mark.parametrize("names", BY_NUMBERS, ids="+".join)
+def test_a_plan_counts_the_most_that_may_be_sent(names: tuple[str, ...]) -> None:
+    """How much less it is, the numbers alone tell."""
+    codec = chain(*names)
+    bits = 8 * codec.encode(SENT, REFERENCE)[0].size_bytes
+    most = 8 * codec.encode(SENT.without({LORA_A, LORA_B, HEAD}), REFERENCE)[0].size_bytes + 8 * 200
+    assert bits < most + codec.bits_per_number() * len(flat(SENT))
+
+
+def test_low_rank_goes_on_from_the_last_packet() -> None:
+    """The same differences again and again, without feedback: each packet comes nearer to the best of its rank, of the SVD."""
+    codec, state, errors = chain("delta", "low_rank:2"), None, []
+    matrix = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * 0.8 ** torch.arange(30)
+    same, zero = (Update({HEAD: {"weight": numbers}}) for numbers in (matrix, torch.zeros(40, 30)))
+    for seed in range(40):
+        packet, state = codec.encode(same, zero, seed=seed, state=state)
+        errors.append(float((codec.decode(packet, zero).groups[HEAD]["weight"] - matrix).norm()))
+    best = float(torch.linalg.svdvals(matrix)[2:].norm())
+    assert errors[0] > 1.02 * best
+    assert errors[-1] == pytest.approx(best, rel=1e-3)
+
+
+@pytest.mark.parametrize("per", ["row", "tensor", 16])
+def test_numbers_that_share_a_scale(per: int | str) -> None:
+    """Each is off by at most its row's, its tensor's or its block's largest, divided by s = 7."""
+    codec = make_codec(("quantize:4",), per=per)
+    found = codec.decode(codec.encode(SENT, seed=3)[0])
+    if isinstance(per, int):
+        starts = range(0, len(flat(SENT)), per)
+        pieces = [(flat(SENT)[n : n + per], flat(found)[n : n + per]) for n in starts]
+    else:
+        named = named_tensors(found)
+        pairs = [(tensor, named[name]) for name, tensor in named_tensors(SENT).items()]
+        rows = [
+            (row, there) for x, y in pairs for row, there in zip(x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1]), strict=True)
+        ]
+        pieces = pairs if per == "tensor" else rows
+    largest = [float(x.abs().max()) / 7 for x, _ in pieces]
+    for (x, y), most in zip(pieces, largest, strict=True):
+        assert float((x - y).abs().max()) <= most * (1 + 1e-5)
+    assert any(float((x - y).abs().max()) > 0.4 * most for (x, y), most in zip(pieces, largest, strict=True))
+
+
+@pytest.mark.parametrize("names", [("zstd",), ("quantize:4", "zstd"), ("delta", "top_k:0.1", "zstd")], ids="+".join)
+def test_zstandard_takes_nothing_away(names: tuple[str, ...]) -> None:
+    """The codec inside says the same of its own packet; a cut, a flipped or a swollen one is refused."""
+    codec, inner = make_codec(names), make_codec(names[:-1] or ("plain",))
+    whole = replace(SENT, groups={**SENT.groups, HEAD: {n: torch.zeros_like(t) for n, t in SENT.groups[HEAD].items()}})
+    packet, (plain, _) = codec.encode(whole, REFERENCE, seed=3)[0], inner.encode(whole, REFERENCE, seed=3)
+    assert same_bits(codec.decode(packet, REFERENCE), inner.decode(plain, REFERENCE))
+    assert packet.size_bytes <= codec.most_bytes(whole)
+    assert getattr(codec, "refers", False) == ("delta" in names)
+    for payload in (packet.payload[:-1], packet.payload + b"x", plain.payload, b""):
+        with pytest.raises(UpdateRefused):
+            codec.decode(Packet(payload), REFERENCE)
+
+
+def test_a_bomb_is_refused_by_the_length_that_it_says() -> None:
+    """A gigabyte of zeros in 33 kB: never unpacked."""
+    bomb = zstandard.ZstdCompressor().compress(bytes(10**9))
+    assert len(bomb) < make_codec(("zstd",)).most_bytes(SENT) * 100
+    with pytest.raises(UpdateRefused, match="says that it holds 1000000000 bytes"):
+        make_codec(("zstd",)).decode(Packet(bomb), REFERENCE)
+
+
 def decode_or_refuse(codec: Chain, payload: bytes) -> None:
     with contextlib.suppress(UpdateRefused):
         codec.decode(Packet(payload), REFERENCE)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, len(CHAINS) - 1), st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=3))
+@given(st.integers(0, len(EVERY) - 1), st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=3))
 def test_flipped_bytes_are_refused_or_decoded_and_nothing_else(which: int, flips: list[tuple[float, int]]) -> None:
-    codec = chain(*CHAINS[which])
+    codec = chain(*EVERY[which])
     payload = bytearray(codec.encode(SENT, REFERENCE)[0].payload)
     for place, mask in flips:
         payload[min(int(place * len(payload)), len(payload) - 1)] ^= mask
@@ -163,9 +236,9 @@ def test_flipped_bytes_are_refused_or_decoded_and_nothing_else(which: int, flips
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, len(CHAINS) - 1), st.floats(0, 0.999))
+@given(st.integers(0, len(EVERY) - 1), st.floats(0, 0.999))
 def test_cut_packets_are_refused(which: int, share: float) -> None:
-    codec = chain(*CHAINS[which])
+    codec = chain(*EVERY[which])
     payload = codec.encode(SENT, REFERENCE)[0].payload
     with pytest.raises(UpdateRefused):
         codec.decode(Packet(payload[: int(share * len(payload))]), REFERENCE)
@@ -232,7 +305,7 @@ def test_a_chain_without_loss_is_no_codec_to_float_tolerance() -> None:
         (("delta", "zip"), "zip is no stage"),
         (("dleta", "fp16"), "did you mean 'delta'"),
         (("delta", "delta"), "each goes on with differences; take one of them"),
-        (("top_k:0.1", "random_k:0.1"), "each picks some of the numbers"),
+        (("top_k:0.1", "random_k:0.1"), "each makes fewer numbers"),
         (("fp16", "quantize:4"), "each rounds the numbers"),
         (("quantize:4", "delta"), "delta goes on with differences; it must stand before quantize:4"),
         (("quantize:0",), "a whole number from 1 to 8, as in quantize:4"),
@@ -244,6 +317,11 @@ def test_a_chain_without_loss_is_no_codec_to_float_tolerance() -> None:
         (("random_k:nan",), "above 0"),
         (("top_k:some",), "the share of the numbers"),
         (("fp16:3",), "fp16 takes no number"),
+        (("fedobd:0.2", "quantize:4"), "each rounds the numbers"),
+        (("low_rank:2", "top_k:0.1"), "each makes fewer numbers"),
+        (("low_rank:0",), "a whole number from 1 to 256, as in low_rank:4"),
+        (("zstd", "fp16"), "it must stand last, once"),
+        (("zstd", "zstd"), "it must stand last, once"),
     ],
 )
 def test_stages_that_make_no_chain(names: tuple[str, ...], words: str) -> None:

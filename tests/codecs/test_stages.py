@@ -24,7 +24,7 @@ def vector(entries: int, seed: int = 0) -> Tensor:
 def there_and_back(stage: Stage, x: Tensor, seed: int = 0, reference: Tensor | None = None) -> Tensor:
     known = Known(torch.zeros(len(x)) if reference is None else reference, seed)
     coded = stage.encode(x, known)
-    assert len(coded.values) == stage.length(len(x))
+    assert len(coded.values) == stage.length(len(x), (), coded.beside)
     return stage.decode(coded, len(x), known)
 
 

@@ -188,6 +188,13 @@ def test_components_by_entry_point(world: World, tmp_path: Path, monkeypatch: py
         ("transport.uplink=quantise:4", "transport.uplink", "cannot be imported"),
         ("transport.uplink=quantise", "transport.uplink", "did you mean 'quantize'"),
         ('transport.downlink=["delta"]', "transport.downlink", "is for what devices send"),
+        ('transport.uplink=["zstd","delta"]', "transport.uplink", "zstd compresses whole packets; it must stand last"),
+        ('transport.uplink=["low_rank:2"]', "transport.uplink", 'low_rank:2 is for changes; put "delta" before it'),
+        ('transport.uplink=["fedobd:0.1","zstd"]', "transport.uplink", "fedobd:0.1 is for changes"),
+        ('transport.downlink=["delta","zstd"]', "transport.downlink", "is for what devices send"),
+        ('transport.downlink=["plian","zstd"]', "transport.downlink", "did you mean 'plain'"),
+        ("transport.scale_per=row", "transport.scale_per", "nothing has scales; add quantize or nf4"),
+        ("transport.block=32", "transport.block", "nothing has scales"),
         ("transport.error_feedback=true", "transport.error_feedback", "plain leaves nothing out for it"),
         ("transport.downlink=mine:make", "transport.downlink", "mine:make is a function, not a type"),
         (
@@ -214,6 +221,24 @@ def test_error_feedback_needs_differences_and_a_loss(uplink: str, remedy: str) -
     assert (fault.key, fault.value) == ("transport.error_feedback", True)
     assert remedy in fault.remedy
     assert key_faults(parse_recipe("", ['transport.uplink=["delta", "bf16"]', "transport.error_feedback=true"])) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "remedy"),
+    [
+        (("scale_per=row", "block=32"), "block", 'scale_per is "row"'),
+        (('uplink=["delta","top_k:0.1","quantize:4"]', "scale_per=tensor"), "uplink", "no whole tensors are left for a scale"),
+    ],
+)
+def test_scales_that_cannot_be(keys: tuple[str, ...], key: str, remedy: str) -> None:
+    """Of several keys that do not go together; apart they do."""
+    overrides = [f"transport.{words}" for words in ("uplink=quantize:4", *keys)]
+    (fault,) = key_faults(parse_recipe("", overrides))
+    assert fault.key == f"transport.{key}"
+    assert remedy in fault.remedy
+    for each in ("scale_per=tensor", "scale_per=row", "block=32"):
+        assert key_faults(parse_recipe("", ["transport.uplink=quantize:4", f"transport.{each}"])) == []
+    assert key_faults(parse_recipe("", ['transport.uplink=["zstd"]', 'transport.downlink=["bf16","zstd"]'])) == []
 
 
 def test_a_fault_of_a_component_is_no_traceback(tmp_path: Path) -> None:

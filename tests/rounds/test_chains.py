@@ -27,10 +27,20 @@ def made(
     return tiny_experiment(recipe, None)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_every_rule_goes_on_with_rounded_packets(rule: str, tiny_bert: Path) -> None:
+ROUNDED = (("delta", "quantize:8"), ("bf16",))
+OTHERS = (
+    (("delta", "low_rank:1", "quantize:8", "zstd"), ("quantize:8",)),
+    (("delta", "fedobd:0.3"), ("bf16", "zstd")),
+)
+CASES = [(rule, *ROUNDED) for rule in RULES] + [(rule, *pair) for pair in OTHERS for rule in ("fedavg", "flora", "scaffold")]
+
+
+@pytest.mark.parametrize(("rule", "uplink", "downlink"), CASES)
+def test_every_rule_goes_on_with_rounded_packets(
+    rule: str, uplink: tuple[str, ...], downlink: tuple[str, ...], tiny_bert: Path
+) -> None:
     """Nothing is refused, and less travels; bytes of groups that must be exact stay."""
-    plain, coded = made(tiny_bert, rule), made(tiny_bert, rule, uplink=("delta", "quantize:8"), downlink=("bf16",))
+    plain, coded = made(tiny_bert, rule), made(tiny_bert, rule, uplink=uplink, downlink=downlink)
     for one, other in zip(plain.run(), coded.run(), strict=True):
         assert [line.refused for line in other.devices] == [line.refused for line in one.devices]
         if one.record.uplink_bytes and rule != "local_only":

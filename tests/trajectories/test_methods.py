@@ -55,10 +55,11 @@ def test_a_run_that_was_killed_ends_the_same(step: int, world: World, tmp_path: 
     assert lines(run / "scores.jsonl") == lines(whole / "scores.jsonl")
 
 
-def test_error_feedback_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
-    """With a method beside it: both lie in a device's memory."""
+@pytest.mark.parametrize("middle", ["top_k:0.1", "low_rank:2"])
+def test_error_feedback_goes_on_where_it_was(middle: str, world: World, tmp_path: Path) -> None:
+    """With a method beside it: both lie in a device's memory, and so do the factors that a low rank goes on from."""
     keys = [
-        'transport.uplink=["delta","top_k:0.1","quantize:4"]',
+        f'transport.uplink=["delta","{middle}","quantize:4"]',
         'transport.downlink=["bf16"]',
         "transport.error_feedback=true",
     ]

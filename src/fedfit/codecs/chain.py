@@ -16,14 +16,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from fedfit.codecs.described import describe, described
 from fedfit.codecs.plain import PlainCodec, in_order
-from fedfit.codecs.stage import Coded, Known, Stage
+from fedfit.codecs.stage import Coded, Known, Shapes, Stage
 from fedfit.core.messages import Packet
 from fedfit.core.update import Memory, Update, grouped, named_tensors
 from fedfit.errors import UpdateRefused
@@ -70,25 +69,17 @@ class Chain:
         coded, rest = _parted(update)
         forms = {name: list(tensor.shape) for name, tensor in coded.items()}
         said, scales = describe(forms, update, rest, reference)
-        vector = _joined(coded)
-        known = Known(_reference(coded, reference))
-        if self.feedback and state is not None:
-            if state.numbers == _shape_numbers(forms):
-                vector = vector + state.tensors[_ERROR]
-            else:
-                log.warning("error feedback starts anew: the tensors have other shapes than in the device's last round")
-        values, beside = vector, dict[str, Tensor]()
-        for number, stage in enumerate(self.stages):
-            made = stage.encode(values, replace(known, seed=derive_seed(seed, "stage", number)))
-            values = made.values
-            beside |= {f"{number} {name}": tensor for name, tensor in made.beside.items()}
-        wire = {_VALUES: values, **beside}
+        vector, shapes = _joined(coded), tuple(forms.values())
+        known = Known(_reference(coded, reference), shapes=shapes)
+        kept = self._kept(state, forms)
+        if _ERROR in kept:
+            vector = vector + kept[_ERROR]
+        wire, kept = self._coded(vector, known, seed, kept)
         facts = {**update.facts, _FACT: said}
         packet, _ = _PLAIN.encode(replace(rest, facts=facts, scales=scales).with_groups({_GROUP: wire}))
-        if not self.feedback:
-            return packet, None
-        seen = self._decoded(wire, len(vector), known)
-        return packet, Memory({_ERROR: vector - seen}, _shape_numbers(forms))
+        if self.feedback:
+            kept[_ERROR] = vector - self._decoded(wire, len(vector), known)
+        return packet, Memory(kept, _shape_numbers(forms)) if kept else None
 
     def decode(self, packet: Packet, reference: Update | None = None) -> Update:
         """See ``codecs.contract.Codec``."""
@@ -96,9 +87,9 @@ class Chain:
         wire, facts = found.groups.get(_GROUP, {}), dict(found.facts)
         forms, scales = described(facts.pop(_FACT, None), found.scales, reference)
         sizes = [math.prod(shape) for shape in forms.values()]
-        self._check_length(wire, sum(sizes))
+        self._check_length(wire, sum(sizes), tuple(forms.values()))
         empty = {name: torch.empty(shape, device="meta") for name, shape in forms.items()}
-        vector = self._decoded(wire, sum(sizes), Known(_reference(empty, reference)))
+        vector = self._decoded(wire, sum(sizes), Known(_reference(empty, reference), shapes=tuple(forms.values())))
         pieces = torch.split(vector, sizes) if sizes else ()
         tensors = {name: piece.view(shape) for (name, shape), piece in zip(forms.items(), pieces, strict=True)}
         rest = named_tensors(found.without({_GROUP}))
@@ -110,24 +101,59 @@ class Chain:
         entries = sum(tensor.numel() for tensor in tensors.values())
         return _PLAIN.most_bytes(form) + entries + sum(len(name) + _FORM_BYTES for name in tensors) + _BESIDE_BYTES
 
-    def _lengths(self, entries: int) -> list[int]:
-        """The entries before each stage, and the values after the last."""
-        return list(accumulate(self.stages, lambda length, stage: stage.length(length), initial=entries))
+    def _kept(self, state: Memory | None, forms: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """What the sender kept of its last packet; nothing of one whose tensors had other shapes."""
+        if state is None or state.numbers == _shape_numbers(forms):
+            return {} if state is None else dict(state.tensors)
+        log.warning("error feedback starts anew: the tensors have other shapes than in the device's last round")
+        return {}
 
-    def _check_length(self, wire: Mapping[str, Tensor], entries: int) -> None:
+    def _coded(
+        self, vector: Tensor, known: Known, seed: int, kept: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The tensors that travel, and those that the stages keep, each under its stage's number."""
+        values, beside, keeps = vector, dict[str, Tensor](), dict[str, Tensor]()
+        for number, (stage, shapes) in enumerate(zip(self.stages, self._shapes(known.shapes), strict=True)):
+            own = replace(known, seed=derive_seed(seed, "stage", number), shapes=shapes, kept=kept.get(str(number)))
+            made = stage.encode(values, own)
+            values = made.values
+            beside |= {f"{number} {name}": tensor for name, tensor in made.beside.items()}
+            if made.kept is not None:
+                keeps[str(number)] = made.kept
+        return {_VALUES: values, **beside}, keeps
+
+    def _shapes(self, shapes: Shapes) -> list[Shapes]:
+        """Those that each stage may use: none behind a stage that makes fewer numbers, whose values are no whole tensors."""
+        return [
+            () if any(before.order == 1 for before in self.stages[:number]) else shapes for number in range(len(self.stages))
+        ]
+
+    def _lengths(self, wire: Mapping[str, Tensor], entries: int, shapes: Shapes) -> list[int]:
+        """The entries before each stage, and the values after the last."""
+        found = [entries]
+        for number, (stage, own) in enumerate(zip(self.stages, self._shapes(shapes), strict=True)):
+            found.append(stage.length(found[-1], own, _beside(wire, number)))
+        return found
+
+    def _check_length(self, wire: Mapping[str, Tensor], entries: int, shapes: Shapes) -> None:
         """Before a vector of ``entries`` is made, there must be as many values as the stages make of one."""
-        there, length = wire.get(_VALUES), self._lengths(entries)[-1]
+        there, length = wire.get(_VALUES), self._lengths(wire, entries, shapes)[-1]
         if there is None or tuple(there.shape) != (length,):
             raise UpdateRefused(f"values: got {None if there is None else tuple(there.shape)}, wanted {(length,)}")
 
     def _decoded(self, wire: Mapping[str, Tensor], entries: int, known: Known) -> Tensor:
-        lengths = self._lengths(entries)
+        lengths, shapes = self._lengths(wire, entries, known.shapes), self._shapes(known.shapes)
         values = wire[_VALUES]
         for number in reversed(range(len(self.stages))):
-            sign = f"{number} "
-            beside = {name.removeprefix(sign): tensor for name, tensor in wire.items() if name.startswith(sign)}
-            values = self.stages[number].decode(Coded(values, beside), lengths[number], known)
+            coded = Coded(values, _beside(wire, number))
+            values = self.stages[number].decode(coded, lengths[number], replace(known, shapes=shapes[number]))
         return values
+
+
+def _beside(wire: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The tensors that a stage sent beside its values."""
+    sign = f"{number} "
+    return {name.removeprefix(sign): tensor for name, tensor in wire.items() if name.startswith(sign)}
 
 
 def _parted(update: Update) -> tuple[dict[str, Tensor], Update]:

@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedfit.codecs.sparse import pack, unpack
-from fedfit.codecs.stage import Coded, Known, check_tensor
+from fedfit.codecs.stage import NOTHING, Coded, Known, Shapes, check_tensor
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,10 @@ class Delta:
     """Differences from the reference."""
 
     order: int = 0
+    reaches: int = 0
     lossless: bool = True
 
-    def length(self, entries: int) -> int:
+    def length(self, entries: int, shapes: Shapes = (), beside: Mapping[str, Tensor] = NOTHING) -> int:
         """As many."""
         return entries
 
@@ -46,13 +48,14 @@ class Delta:
 class _Share:
     share: float
     order: int = 1
+    reaches: int = 1
 
     @property
     def lossless(self) -> bool:
         """With all entries alone."""
         return self.share >= 1
 
-    def length(self, entries: int) -> int:
+    def length(self, entries: int, shapes: Shapes = (), beside: Mapping[str, Tensor] = NOTHING) -> int:
         """k, at least one of any."""
         return min(entries, max(1, round(self.share * entries)))
 

@@ -11,16 +11,16 @@ variance is at most (M/s)²/4 (M² at b = 1).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedfit.codecs.stage import Coded, Known, check_tensor
+from fedfit.codecs.scales import BLOCKS, Scales, spread
+from fedfit.codecs.stage import NOTHING, Coded, Known, Shapes, check_tensor
 from fedfit.errors import UpdateRefused
-
-_SCALE_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,10 @@ class Half:
 
     kind: torch.dtype
     order: int = 2
+    reaches: int = 2
     lossless: bool = False
 
-    def length(self, entries: int) -> int:
+    def length(self, entries: int, shapes: Shapes = (), beside: Mapping[str, Tensor] = NOTHING) -> int:
         """As many."""
         return entries
 
@@ -51,11 +52,12 @@ class Half:
 
 @dataclass(frozen=True)
 class Quantize:
-    """``digits`` bits a number, 1 to 8, and a scale for each ``block``."""
+    """``digits`` bits a number, 1 to 8, and a scale for each block."""
 
     digits: int
-    block: int = 64
+    scales: Scales = BLOCKS
     order: int = 2
+    reaches: int = 2
     lossless: bool = False
 
     @property
@@ -63,57 +65,48 @@ class Quantize:
         """s; 1 at one bit, whose codes are the two ends alone."""
         return max(1, (1 << self.digits - 1) - 1)
 
-    def length(self, entries: int) -> int:
+    def length(self, entries: int, shapes: Shapes = (), beside: Mapping[str, Tensor] = NOTHING) -> int:
         """Bytes of the packed codes."""
-        return -(-entries * self.digits // 8)
+        return packed_length(entries, self.digits)
 
     def bits(self, bits: float) -> float:
         """Its bits, and a share of a block's scale."""
-        return self.digits + _SCALE_BITS / self.block
+        return self.digits + self.scales.bits
 
     def encode(self, vector: Tensor, known: Known) -> Coded:
         """Codes from 0 on, packed without gaps, and the scales."""
-        padded, scales, size = block_scales(vector, self.block)
-        draws = torch.rand(padded.shape, generator=torch.Generator().manual_seed(known.seed))
+        lengths = self.scales.lengths(len(vector), known.shapes)
+        scales = self.scales.largest(vector, lengths)
+        parts = vector / spread(scales, lengths)
+        draws = torch.rand(len(vector), generator=torch.Generator().manual_seed(known.seed))
         if self.digits == 1:
-            codes = (draws < (1 + padded / size) / 2).to(torch.uint8)
+            codes = (draws < (1 + parts) / 2).to(torch.uint8)
         else:
             # l, up to a rounding above s, and then ⌊l + u⌋ with u in [0, 1) is ⌊l⌋ or the number above, as ξ is
-            level = (padded.abs() / size * self.levels + draws).floor().clamp(max=self.levels)
-            codes = (level * padded.sign() + self.levels).nan_to_num().to(torch.uint8)
-        return Coded(torch.from_numpy(pack_codes(codes.view(-1)[: len(vector)].numpy(), self.digits)), {"scales": scales})
+            level = (parts.abs() * self.levels + draws).floor().clamp(max=self.levels)
+            codes = (level * parts.sign() + self.levels).nan_to_num().to(torch.uint8)
+        return Coded(torch.from_numpy(pack_codes(codes.numpy(), self.digits)), {"scales": scales})
 
     def decode(self, coded: Coded, entries: int, known: Known) -> Tensor:
         """Codes times scales; a scale that is not a number leaves none, which the server refuses as it does any."""
-        packed, scales = check_blocks(coded, entries, self.length(entries), self.block)
+        packed = check_tensor("values", coded.values, (self.length(entries),), torch.uint8)
+        scales = self.scales.check(coded, entries, known.shapes)
         codes = torch.from_numpy(unpack_codes(packed.numpy(), entries, self.digits)).float()
         if entries and int(codes.max()) > (1 if self.digits == 1 else 2 * self.levels):
             raise UpdateRefused(f"values: a code above {2 * self.levels}")
         parts = 2 * codes - 1 if self.digits == 1 else (codes - self.levels) / self.levels
-        return parts * scales.repeat_interleave(self.block)[:entries]
+        return parts * scales
 
 
-def block_scales(vector: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``vector`` filled up and cut into blocks ``(blocks, block)``; the largest size of each ``(blocks,)``; and these as
-    divisors ``(blocks, 1)``, 1 for a block of zeros.
-    """
-    padded = torch.nn.functional.pad(vector, (0, -len(vector) % block)).view(-1, block)
-    scales = padded.abs().amax(dim=1)
-    return padded, scales, torch.where(scales == 0, torch.ones(()), scales)[:, None]
-
-
-def check_blocks(coded: Coded, entries: int, length: int, block: int) -> tuple[Tensor, Tensor]:
-    """Packed codes and scales of ``entries`` numbers.
-
-    Raises:
-        UpdateRefused: for others.
-    """
-    packed = check_tensor("values", coded.values, (length,), torch.uint8)
-    return packed, check_tensor("scales", coded.beside.get("scales"), (-(-entries // block),), torch.float32)
+def packed_length(entries: int, digits: int) -> int:
+    """Bytes that ``entries`` codes of ``digits`` bits take."""
+    return -(-entries * digits // 8)
 
 
 def pack_codes(codes: np.ndarray, digits: int) -> np.ndarray:
     """Codes ``(n,)`` below 2^digits as bytes, the highest bit first."""
+    if digits == 8:
+        return codes
     bits = (codes[:, None] >> np.arange(digits - 1, -1, -1, dtype=np.uint8)) & 1
     return np.packbits(bits.reshape(-1))
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
 
 from fedfit.errors import UpdateRefused
+
+Shapes = Sequence[Sequence[int]]
+"""Of the tensors that a vector is made of, one after another; none where it is not made of whole tensors."""
 
 
 @dataclass(frozen=True)
@@ -18,36 +22,56 @@ class Known:
     Args:
         reference: ``(n,)``, what both sides have, entry by entry; zeros where they have nothing.
         seed: of the sender's draws.
+        shapes: of the tensors in the vector.
+        kept: what the same stage of the sender kept of its last packet.
     """
 
     reference: Tensor
     seed: int = 0
+    shapes: Shapes = ()
+    kept: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Coded:
-    """What a stage makes of a vector: the values that the next one goes on with, and tensors that travel beside them."""
+    """What a stage makes of a vector.
+
+    Args:
+        values: what the next stage goes on with.
+        beside: tensors that travel beside them.
+        kept: what the sender keeps for its next packet.
+    """
 
     values: Tensor
     beside: Mapping[str, Tensor]
+    kept: Tensor | None = None
 
 
 class Stage(Protocol):
-    """One step of a chain. Lengths depend on the vector's length alone, so that a receiver can hold a packet to them."""
+    """One step of a chain."""
 
     @property
     def order(self) -> int:
-        """Its place: 0 what goes on with differences, 1 what picks entries, 2 what rounds them. One of each at most."""
+        """Its place: 0 what goes on with differences, 1 what makes fewer numbers, 2 what rounds them. One of each at most."""
+
+    @property
+    def reaches(self) -> int:
+        """The last place that it takes: ``order``, or 2 for what picks and rounds in one."""
 
     @property
     def lossless(self) -> bool:
         """Whether ``decode`` gives back every entry, to float tolerance at least."""
 
-    def length(self, entries: int) -> int:
-        """The number of values that it makes of ``entries``."""
+    def length(self, entries: int, shapes: Shapes, beside: Mapping[str, Tensor]) -> int:
+        """The number of values that it makes of ``entries``, so that a receiver can hold a packet to it; ``beside`` is what
+        travelled.
+
+        Raises:
+            UpdateRefused: for tensors beside that say nothing sensible.
+        """
 
     def bits(self, bits: float) -> float:
-        """Bits an entry on the mean, when each of its values takes ``bits``."""
+        """Bits an entry on the mean, when each of its values takes ``bits``; the most, where it depends on the numbers."""
 
     def encode(self, vector: Tensor, known: Known) -> Coded:
         """The coded form of ``vector`` ``(n,)``."""
@@ -58,6 +82,10 @@ class Stage(Protocol):
         Raises:
             UpdateRefused: for tensors of other shapes, types or ranges than ``encode`` makes.
         """
+
+
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+"""No tensors beside the values."""
 
 
 def check_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...], kind: object) -> Tensor:

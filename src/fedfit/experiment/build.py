@@ -161,8 +161,8 @@ def assemble(parts: Parts) -> Experiment:
         if method.home_layers:
             model.adapter.keep_at_home(model.layers[-method.home_layers :])
     transport = recipe.transport
-    uplink = make_codec(transport.uplink, feedback=transport.error_feedback)
-    downlink = make_codec(transport.downlink)
+    uplink = make_codec(transport.uplink, feedback=transport.error_feedback, per=transport.per)
+    downlink = make_codec(transport.downlink, per=transport.per)
     initial = model.adapter.snapshot()
     model.adapter.reserve(rule.server.max_rank(initial) * (method.rank_factor if method is not None else 1))
     trainer = Trainer(model, parts.trunk, parts.task, training, recipe.seed, settings.rounds, this_cluster())
