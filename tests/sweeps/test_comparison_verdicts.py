@@ -39,6 +39,17 @@ def test_one_pair_in_one_case(low: tuple[float, ...], word: str) -> None:
     assert claim_word(found, EASY.label) == claim_word(found, OVER_ALL) == word
 
 
+@pytest.mark.parametrize(("margin", "word"), [(0.5, FAILS), (1.0, NOISE), (1.5, HOLDS)])
+def test_worse_by_less_than_a_margin(margin: float, word: str) -> None:
+    """a − b is −1.0, −1.1 and −0.9 points: m = −1, s/√n = 0.1/√3 = 0.058, t·s/√n = 4.303 · 0.058 = 0.25. With the margin m is
+    −0.5, 0 and 0.5.
+    """
+    given = rows({("a", EASY): (0.79, 0.789, 0.791), ("b", EASY): flat(0.8)})
+    found = judge_claim(replace(claim(("a", "b")), margin=margin), given, Metric())
+    assert claim_word(found, OVER_ALL) == word
+    assert found[0].estimates[OVER_ALL].mean == pytest.approx(-1), "the difference itself is shown"
+
+
 def test_over_all_is_the_mean_over_the_cases_seed_by_seed() -> None:
     """a − b in points: easy 10, 12, 14; hard −2, −4, −6. Each seed's mean is 4: 4 points with a standard error of 0."""
     given = rows(

@@ -91,13 +91,15 @@ class Case:
 class Claim:
     """A claim that one method is better than another, for one or several pairs ``(better, worse)``; ``source`` is its origin.
 
-    ``measure`` is what it is about: another metric that the comparison shows, or a cost; by default the leading metric.
+    ``measure`` is what it is about: another metric that the comparison shows, or a cost; by default the leading metric. With a
+    ``margin``, in displayed units, the claim is that the first is worse by less than that.
     """
 
     text: str
     source: str
     pairs: tuple[tuple[str, str], ...]
     measure: str = ""
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def judge_claim(claim: Claim, rows: Sequence[Row], metric: Metric) -> list[Judge
     methods = {row.line for row in rows}
     pairs = [(higher, lower) for higher, lower in claim.pairs if {higher, lower} <= methods]
     measure = measure_of(claim.measure, metric)
-    return [Judged(higher, lower, _estimates(higher, lower, rows, measure, metric)) for higher, lower in pairs]
+    return [Judged(higher, lower, _estimates(higher, lower, rows, measure, metric, claim.margin)) for higher, lower in pairs]
 
 
 def claim_word(judged: Sequence[Judged], column: str) -> str:
@@ -72,6 +72,8 @@ def verdicts_page(comparison: Comparison, rows: Sequence[Row]) -> str:
         measure = measure_of(claim.measure, comparison.metric)
         better = "higher" if measure.higher_is_better else "lower"
         about = [f"In {measure.difference_unit} of {_about(measure)}, where {better} is better."] if claim.measure else []
+        if claim.margin:
+            about.append(f"Judged with a margin: {claim.margin:g} is added to the gain before it is held against the noise.")
         parts += [f"### {claim.text}", *about, table_text(("difference", *columns), lines)]
     return "\n\n".join([*parts, "## How it is judged", rule(comparison.metric)])
 
@@ -94,12 +96,14 @@ def _cell(estimate: Estimate) -> str:
     return f"{estimate.bare}, {estimate.word}"
 
 
-def _estimates(higher: str, lower: str, rows: Sequence[Row], metric: Metric, leading: Metric) -> dict[str, Estimate]:
+def _estimates(
+    higher: str, lower: str, rows: Sequence[Row], metric: Metric, leading: Metric, margin: float
+) -> dict[str, Estimate]:
     cases = list(dict.fromkeys(row.panel for row in rows))
     by_case = {case: _differences(higher, lower, case, rows, metric, leading) for case in cases}
-    found = {case: Estimate.of(list(by_seed.values()), metric) for case, by_seed in by_case.items()}
+    found = {case: Estimate.of(list(by_seed.values()), metric, margin) for case, by_seed in by_case.items()}
     seeds = by_case[cases[0]]
-    found[OVER_ALL] = Estimate.of([statistics.fmean(by_case[case][seed] for case in cases) for seed in seeds], metric)
+    found[OVER_ALL] = Estimate.of([statistics.fmean(by_case[case][seed] for case in cases) for seed in seeds], metric, margin)
     return found
 
 

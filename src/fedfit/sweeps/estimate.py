@@ -38,28 +38,31 @@ def paired_rule(metric: Metric) -> str:
 @dataclass(frozen=True)
 class Estimate:
     """Mean of ``n`` differences of a metric as displayed (accuracy in points), and its standard error, ``None`` for a single
-    difference.
+    difference. By less than ``margin`` the first may be worse.
     """
 
     mean: float
     error: float | None
     n: int
     metric: Metric = field(default_factory=Metric)
+    margin: float = 0.0
 
     @classmethod
-    def of(cls, differences: Sequence[float], metric: Metric | None = None) -> Estimate:
+    def of(cls, differences: Sequence[float], metric: Metric | None = None, margin: float = 0.0) -> Estimate:
         """The estimate from one difference per seed; ``metric`` is the test accuracy by default."""
         n = len(differences)
         error = statistics.stdev(differences) / math.sqrt(n) if n > 1 else None
-        return cls(statistics.fmean(differences), error, n, metric or Metric())
+        return cls(statistics.fmean(differences), error, n, metric or Metric(), margin)
 
     @property
     def word(self) -> str:
-        """The verdict on the claim that the first of the two is better: that the mean lies on the better side of 0."""
+        """The verdict on the claim that the first of the two is better, or worse by less than the margin: that the mean lies on
+        the better side of 0, or of the margin.
+        """
         if self.error is None:
             return NOISE
         reach = _T[min(self.n - 1, len(_T)) - 1] * self.error
-        gain = self.metric.gain(self.mean, 0)
+        gain = self.metric.gain(self.mean, 0) + self.margin
         return HOLDS if gain > reach else FAILS if gain < -reach else NOISE
 
     @property

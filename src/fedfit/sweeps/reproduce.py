@@ -35,6 +35,9 @@ from fedfit.sweeps.rows import collect
 from fedfit.sweeps.runner import Stage
 from fedfit.sweeps.study import Study
 from fedfit.sweeps.sweep import Sweep
+from fedfit.sweeps.transport import NAME as TRANSPORT
+from fedfit.sweeps.transport import SCALES as TRANSPORT_SCALES
+from fedfit.sweeps.transport import transport
 from fedfit.sweeps.verdicts import verdicts_text
 
 COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
@@ -44,6 +47,7 @@ COMPARISONS: dict[str, tuple[Callable[[str], Comparison], Sequence[str]]] = {
     PREFERENCES: (preferences, LANGUAGE_SCALES),
     PERSONAL: (personal, PERSONAL_SCALES),
     ABLATIONS: (fdlora_ablations, PERSONAL_SCALES),
+    TRANSPORT: (transport, TRANSPORT_SCALES),
     **{name: (scene, PERSONAL_SCALES) for name, scene in SCENES.items()},
 }
 """The studies beside ``FIGURES``: name → function that makes the comparison, and its scales."""
