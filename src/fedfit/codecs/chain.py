@@ -53,6 +53,11 @@ class Chain:
         """Whether every number comes back."""
         return all(stage.lossless for stage in self.stages)
 
+    @property
+    def bound(self) -> Chain:
+        """A chain whose packets are at least as long, by the tensors' shapes alone: what a plan counts with."""
+        return replace(self, stages=tuple(stage for each in self.stages for stage in getattr(each, "bound", (each,))))
+
     def bits_per_number(self, density: float = 1.0) -> float:
         """See ``codecs.contract.Codec``; sparse groups travel as the plain codec has them."""
         if density < 1:

@@ -27,8 +27,14 @@ class Compressed:
         """As the codec inside."""
         return bool(getattr(self.codec, "refers", False))
 
+    @property
+    def bound(self) -> Codec:
+        """The codec inside: how much less its packets are depends on the numbers."""
+        bound: Codec = getattr(self.codec, "bound", self.codec)
+        return bound
+
     def bits_per_number(self, density: float = 1.0) -> float:
-        """Those of the codec inside: how much less it is depends on the numbers, so a plan counts the most."""
+        """Those of the codec inside."""
         return self.codec.bits_per_number(density)
 
     def encode(

@@ -15,7 +15,8 @@ class Codec(Protocol):
     ``state`` is what the sender keeps from packet to packet, as error feedback does; ``None`` for a codec without. Devices keep
     theirs in their memory; the server, which sends to many, keeps none. Groups that an update marks ``exact`` come back to the
     bit, whatever the codec does to the others. A codec with a true attribute ``refers`` is given the decoded order as reference
-    on both sides, to the bit.
+    on both sides, to the bit. Where the numbers decide how long a packet is, an attribute ``bound`` is a codec whose packets
+    are at least as long and depend on shapes alone: a plan counts with it.
     """
 
     def bits_per_number(self, density: float = 1.0) -> float:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedfit.codecs.rounding import pack_codes, packed_length, unpack_codes
-from fedfit.codecs.stage import NOTHING, Coded, Known, Shapes, check_tensor
+from fedfit.codecs.rounding import Quantize, pack_codes, packed_length, unpack_codes
+from fedfit.codecs.stage import NOTHING, Coded, Known, Shapes, Stage, check_tensor
 from fedfit.errors import UpdateRefused
 
 MOST_DIGITS = 8
@@ -37,6 +37,11 @@ class FedOBD:
     reaches: int = 2
     lossless: bool = False
 
+    @property
+    def bound(self) -> tuple[Stage, ...]:
+        """Nothing left out, and all bits."""
+        return (Quantize(MOST_DIGITS),)
+
     def length(self, entries: int, shapes: Shapes = (), beside: Mapping[str, Tensor] = NOTHING) -> int:
         """Bytes of all codes, by the bits that each tensor has."""
         digits = check_tensor("digits", beside.get("digits"), (len(shapes),), torch.uint8).tolist()
@@ -45,8 +50,8 @@ class FedOBD:
         return sum(packed_length(math.prod(shape), count) for shape, count in zip(shapes, digits, strict=True))
 
     def bits(self, bits: float) -> float:
-        """The most, with nothing left out."""
-        return MOST_DIGITS
+        """The most, with nothing left out, and a tensor's ends."""
+        return Quantize(MOST_DIGITS).bits(bits)
 
     def encode(self, vector: Tensor, known: Known) -> Coded:
         """Codes of the tensors one after another; beside them the bits of each, 0 for one that is left out, and its ends."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedfit.codecs.stage import NOTHING, Coded, Known, Shapes, check_tensor
+from fedfit.codecs.stage import NOTHING, Coded, Known, Shapes, Stage, check_tensor
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,17 @@ class LowRank:
     reaches: int = 1
     lossless: bool = False
 
+    @property
+    def bound(self) -> tuple[Stage, ...]:
+        """Every matrix whole: how much less two factors are depends on its shape."""
+        return ()
+
     def length(self, entries: int, shapes: Shapes = (), beside: Mapping[str, Tensor] = NOTHING) -> int:
         """Numbers of all factors and of what travels whole."""
         return sum(self._numbers(shape) for shape in shapes)
 
     def bits(self, bits: float) -> float:
-        """Those of a matrix that travels whole: how much less two factors are depends on its shape."""
+        """Those of a matrix that travels whole."""
         return bits
 
     def encode(self, vector: Tensor, known: Known) -> Coded:
