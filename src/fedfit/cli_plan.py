@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,10 @@ def plan(
     for_rank: Annotated[int | None, typer.Option(help="Also say the least deadline and energy for this rank.")] = None,
     choose_layers: Annotated[bool, typer.Option("--choose-layers", help="Choose each device's layers with its rank.")] = False,
     round_number: Annotated[int, typer.Option("--round", help="Draw the fading of this round; 0: mean gains.")] = 0,
+    transport: Annotated[
+        list[str] | None,
+        typer.Option(help="Codecs, UPLINK or UPLINK/DOWNLINK: delta,quantize:4/bf16. Several are compared."),
+    ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Print the fleet's file, ready to be redirected, and plan nothing.")
     ] = False,
@@ -55,15 +60,34 @@ def plan(
         for_rank=for_rank,
         choose_layers=choose_layers,
         round=round_number,
+        transport=transport[0] if transport else "",
     )
     with polite_errors(as_json):
         options.check()
+        if transport and len(transport) > 1:
+            _compare(fleet, overrides or [], options, transport, out, as_json)
+            return
         found = plan_fleet(read_fleet_file(fleet, overrides or []), options)
         if out is not None:
             _write(found, out)
     _tell(found, options, as_json)
     if found["infeasible"] and not drop_infeasible:
         raise typer.Exit(2)
+
+
+def _compare(fleet: str, overrides: list[str], options: PlanOptions, every: list[str], out: Path | None, as_json: bool) -> None:
+    """Prints a line for each codec; with ``out`` writes them, and a figure of the rank over the deadline."""
+    from fedfit.experiment.fleet_file import read_fleet_file
+    from fedfit.experiment.plan_transport import compare_transports
+    from fedfit.reports.transport_plans import transport_table, write_transport_figure
+
+    found = compare_transports(read_fleet_file(fleet, overrides), options, every)
+    if out is not None:
+        _write_files(found, out, "transport.json", write_transport_figure)
+    if as_json:
+        print_json(found)
+    else:
+        Console().print(transport_table(found))
 
 
 def _list_fleets(as_json: bool) -> None:
@@ -129,14 +153,19 @@ def _least_words(least: dict[str, Any]) -> str:
 
 
 def _write(found: dict[str, Any], out: Path) -> None:
-    from fedfit.errors import RunFolderError
     from fedfit.reports.plan_figure import write_plan_figure
+
+    _write_files(found, out, "plan.json", write_plan_figure)
+
+
+def _write_files(found: dict[str, Any], out: Path, name: str, draw: Callable[[dict[str, Any], Path], list[Path]]) -> None:
+    from fedfit.errors import RunFolderError
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "plan.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        written = write_plan_figure(found, out)
+        (out / name).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        written = draw(found, out)
     except OSError as error:
         raise RunFolderError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
-    for path in (out / "plan.json", *written):
+    for path in (out / name, *written):
         say(SCREEN, str(path))

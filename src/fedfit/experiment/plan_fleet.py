@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from fedfit.fleet_settings import FleetFile
 from fedfit.planning.bandwidth import over_bands, servable, share_band
 from fedfit.planning.layers import choose_layers
 from fedfit.planning.least import least, least_for_some, why_infeasible
+from fedfit.planning.packets import Packets
 from fedfit.planning.planner import Solution, solve, solve_at
 from fedfit.planning.problem import Problem, make_problem, paper_work
 from fedfit.planning.solvers import as_printed, at_frequency, exact, exhaustive, random_frequencies
@@ -32,7 +33,8 @@ FREQUENCIES = ("least_energy", "fastest")
 class PlanOptions:
     """How to plan. ``share_band_hz`` shares that band among the devices in place of their own sub-bands; ``for_rank`` asks
     for the least deadline and the least energy with which that rank can be done; ``round`` draws the fading of that round,
-    0 plans at the mean gains.
+    0 plans at the mean gains; ``transport`` names codecs, ``UPLINK`` or ``UPLINK/DOWNLINK``, in the place of
+    ``adaptation.bits_per_parameter``.
     """
 
     solver: str = "exact"
@@ -44,6 +46,7 @@ class PlanOptions:
     choose_layers: bool = False
     random_frequency_low: float = 0.1
     round: int = 0
+    transport: str = ""
 
     def check(self) -> None:
         """Holds the options to the known words and ranges.
@@ -72,6 +75,8 @@ class PlanOptions:
             faults.append(Fault("--solver", self.solver, "--choose-layers is solved exactly; leave --solver out"))
         if self.share_band_hz is not None and (self.policy, self.solver) != ("common", "exact"):
             faults.append(Fault("--share-band-hz", self.share_band_hz, "it is for --policy common and --solver exact"))
+        if self.transport and self.solver == "as_printed":
+            faults.append(Fault("--transport", self.transport, "the algorithm as printed knows one Q; leave --solver out"))
         if faults:
             raise RecipeError(faults, "the command")
 
@@ -90,7 +95,8 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
     seed = file.fleet.seed or 0
     links = draw_links(fleet, file.channel, seed, options.round) if options.round else mean_links(fleet)
     layers = np.where(fleet.layers > 0, fleet.layers, file.adaptation.layers)
-    bits = _bits_of_rank_1(file)
+    packets = _packets(file, options)
+    up, down = _bits_of_rank_1(file, packets)
     plan: dict[str, Any] = {
         "rank": None,
         "policy": options.policy,
@@ -100,14 +106,16 @@ def plan_fleet(file: FleetFile, options: PlanOptions) -> dict[str, Any]:
         "devices": [],
         "infeasible": [],
         "remedy": None,
-        "warnings": magnitude_warnings(fleet, links, bits, bits),
+        "warnings": magnitude_warnings(fleet, links, up, down),
     }
+    if packets is not None:
+        plan["transport"] = asdict(packets)
     if options.choose_layers:
         most = file.adaptation.layers
-        depth = choose_layers(lambda count: _problem(file, fleet, links, np.full(len(fleet), float(count))), most)
+        depth = choose_layers(lambda count: _problem(file, fleet, links, np.full(len(fleet), float(count)), packets), most)
         layers = np.where(depth.layers > 0, depth.layers, layers)
         plan["total_layers"] = most
-    problem = _problem(file, fleet, links, layers)
+    problem = _problem(file, fleet, links, layers, packets)
     if options.share_band_hz is not None:
         band_hz, certain = _shared(problem, fleet, links, options)
         problem = over_bands(problem, fleet, links, band_hz)
@@ -147,12 +155,35 @@ def _shared(problem: Problem, fleet: Fleet, links: Links, options: PlanOptions) 
     return bands, share.certain
 
 
-def _bits_of_rank_1(file: FleetFile) -> float:
-    a = file.adaptation
-    return (adapted_layer(a).sums * a.layers + a.head_parameters) * a.bits_per_parameter
+def own_ranks_at(file: FleetFile, options: PlanOptions, deadlines_s: np.ndarray) -> np.ndarray:
+    """The exact highest rank of each device at each deadline, ``(deadlines, devices)``; 0 where rank 1 is too much."""
+    fleet, packets = fleet_of(file), _packets(file, options)
+    links = draw_links(fleet, file.channel, file.fleet.seed or 0, options.round) if options.round else mean_links(fleet)
+    layers = np.where(fleet.layers > 0, fleet.layers, file.adaptation.layers)
+    problem = _problem(file, fleet, links, layers, packets)
+    return np.stack([exact(replace(problem, deadline_s=np.full(len(fleet), deadline))) for deadline in deadlines_s])
 
 
-def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray) -> Problem:
+def _packets(file: FleetFile, options: PlanOptions) -> Packets | None:
+    """The packets of ``options.transport``; a plan without one needs no torch."""
+    if not options.transport:
+        return None
+    from fedfit.experiment.fleet_packets import packets_of
+
+    return packets_of(file, options.transport)
+
+
+def _bits_of_rank_1(file: FleetFile, packets: Packets | None) -> tuple[float, float]:
+    """Sent and received at rank 1."""
+    a, numbers = file.adaptation, adapted_layer(file.adaptation).sums * file.adaptation.layers
+    if packets is None:
+        bits = (numbers + a.head_parameters) * a.bits_per_parameter
+        return bits, bits
+    up = packets.uplink_bits_fixed + numbers * packets.uplink_bits_per_parameter
+    return up, packets.downlink_bits_fixed + numbers * packets.downlink_bits_per_parameter
+
+
+def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray, packets: Packets | None) -> Problem:
     a, layer = file.adaptation, adapted_layer(file.adaptation)
     work = paper_work(
         fleet,
@@ -161,6 +192,8 @@ def _problem(file: FleetFile, fleet: Fleet, links: Links, layers: np.ndarray) ->
         bits_per_parameter=a.bits_per_parameter,
         bits_fixed=a.head_parameters * a.bits_per_parameter,
     )
+    if packets is not None:
+        work = packets.charged(work, layer.sums * layers)
     return make_problem(fleet, links, work, file.round.deadline_s, _highest_rank(file))
 
 

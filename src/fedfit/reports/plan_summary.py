@@ -28,12 +28,21 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
         lines.append(_common_rank_line(plan["rank"], devices))
     else:
         lines.append(_own_ranks_line(devices))
+    if plan.get("transport"):
+        lines.append(_packets_line(plan["transport"]))
     broken = [device for device in devices if device.get("breaks")]
     if broken:
         lines.append(_broken_limits_line(broken))
     if infeasible:
         lines.append(_infeasible_line(infeasible))
     return "\n".join(lines)
+
+
+def _packets_line(packets: Mapping[str, Any]) -> str:
+    up, down = (packets[f"{way}_bits_per_parameter"] for way in ("uplink", "downlink"))
+    beside = (packets[f"{way}_bits_fixed"] / 8 for way in ("uplink", "downlink"))
+    more = " and ".join(f"{size:,.0f}" for size in beside)
+    return f"packets: {up:.4g} bits a parameter up, {down:.4g} down; {more} bytes besides, for head, names and framing"
 
 
 def no_devices_text(plan: Mapping[str, Any]) -> str:
