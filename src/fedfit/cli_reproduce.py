@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedfit.cli_study import run_study, show_study
+from fedfit.cli_study import Jobs, run_study, show_study
 from fedfit.terminal import Json, Quiet, polite_errors, prepare_libraries, print_json, waiting
 
 
@@ -32,6 +32,7 @@ def reproduce(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run anew what is there with another recipe.")] = False,
+    jobs: Jobs = 1,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,7 +43,7 @@ def reproduce(
             from fedfit.sweeps.reproduce import find_study
 
             study = find_study(figure, scale, seeds, only=only)
-        written = run_study(study, out or study.default_out, force=force, quiet=quiet)
+        written = run_study(study, out or study.default_out, force=force, quiet=quiet, jobs=jobs)
     if as_json:
         print_json({"figure": figure, "scale": scale, "written": [str(path) for path in written]})
         return

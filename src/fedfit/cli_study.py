@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fedfit.terminal import SCREEN, say
+from fedfit.terminal import SCREEN, prepare_libraries, say
 
 if TYPE_CHECKING:
     from fedfit.sweeps.metric import Metric
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fedfit.sweeps.study import Study
 
 
-def run_study(study: Study, out: Path, *, force: bool, quiet: bool) -> list[Path]:
-    """Runs what is left of ``study`` behind one bar, then writes its pages; returns their paths.
+def run_study(study: Study, out: Path, *, force: bool, quiet: bool, jobs: int = 1) -> list[Path]:
+    """Runs what is left of ``study`` behind one bar, ``jobs`` runs at once, then writes its pages; returns their paths.
 
     Raises:
         FedfitError: for anything that the user can mend.
@@ -26,11 +26,14 @@ def run_study(study: Study, out: Path, *, force: bool, quiet: bool) -> list[Path
     from fedfit.sweeps.runner import run_stages
 
     try:
-        _drive(run_stages(list(study.stages(out)), force=force), study.metric, quiet)
+        _drive(run_stages(list(study.stages(out)), force=force, jobs=jobs, prepare=prepare_libraries), study.metric, quiet)
     except KeyboardInterrupt:
         say(SCREEN, "\nstopped; the same command goes on with it")
         raise typer.Exit(130) from None
     return study.write(out)
+
+
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own with its part of the processors.")]
 
 
 def show_study(study: Study, written: list[Path]) -> None:

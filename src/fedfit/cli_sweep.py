@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedfit.cli_study import run_study, show_study
+from fedfit.cli_study import Jobs, run_study, show_study
 from fedfit.terminal import Json, Quiet, polite_errors, prepare_libraries, print_json, waiting
 
 
@@ -24,6 +24,7 @@ def sweep(
         str | None, typer.Option(help="Metric of table and figure: macro_f1, loss, …; by default the task's first.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run anew what is there with another recipe.")] = False,
+    jobs: Jobs = 1,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -40,7 +41,7 @@ def sweep(
 
             text = read_recipe(recipe)
             study = grid_study(text, parsed, metric or first_metric(text, parsed, recipe), recipe)
-        written = run_study(study, out or study.default_out, force=force, quiet=quiet)
+        written = run_study(study, out or study.default_out, force=force, quiet=quiet, jobs=jobs)
     if as_json:
         print_json({"recipe": recipe, "metric": study.metric.name, "written": [str(path) for path in written]})
         return

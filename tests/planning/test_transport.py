@@ -22,7 +22,8 @@ def ranks(found: dict[str, Any]) -> dict[str, int]:
 
 def test_bits_of_each_direction_by_hand() -> None:
     """``quantize:4`` takes 4 bits and 32/64 of a scale. The sensor then sends 9,216 · 4.5 = 41,472 bits a rank at 20 kbit/s:
-    2.0736 s; it receives 16 bits a parameter at 10 Mbit/s: 0.0147456 s. Beside them are framings below 2 kB: at most 0.8 s and 1.6 ms.
+    2.0736 s; it receives 16 bits a parameter at 10 Mbit/s: 0.0147456 s. Beside them are framings below 2 kB: at most 0.8 s
+    and 1.6 ms.
 
     r = 27: 27 · 2.0883456 + 0.8 = 57.1853 s leave 2.81 s for 53 · 35,389,440 = 1.876e9 cycles at 1 GHz: yes.
     r = 28: 28 · 2.0883456 = 58.4737 s leave 1.53 s for 55 · 35,389,440 = 1.946e9: no.

@@ -33,9 +33,9 @@ def make_sweep(world: World, rounds: int = 3, ranks: tuple[int, ...] = (1, 4)) -
     return Sweep("fig3", "Accuracy by rank", axis, base, points, notes, "tiny", tuple(range(SEEDS)), measures=MEASURES)
 
 
-def run_sweep(sweep: Sweep, out: Path, *, force: bool = False) -> Iterator[Progress]:
+def run_sweep(sweep: Sweep, out: Path, *, force: bool = False, jobs: int = 1) -> Iterator[Progress]:
     """A study of one stage."""
-    return run_stages([Stage.of(sweep, out)], force=force)
+    return run_stages([Stage.of(sweep, out)], force=force, jobs=jobs)
 
 
 @pytest.fixture(scope="package")

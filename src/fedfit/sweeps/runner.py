@@ -13,6 +13,7 @@ from pathlib import Path
 from fedfit.experiment.session import Session
 from fedfit.experiment.validate import validate
 from fedfit.sweeps.metric import Metric
+from fedfit.sweeps.parallel import in_parallel
 from fedfit.sweeps.run_folders import RUNS_FOLDER, other_recipes, unfinished
 from fedfit.sweeps.sweep import Run, Sweep
 
@@ -54,14 +55,18 @@ class Stage:
         return cls(folder, sweep, lambda: sweep, label)
 
 
-def run_stages(stages: Sequence[Stage], *, force: bool = False) -> Iterator[Progress]:
-    """Runs the unfinished part of ``stages``, one run at a time. Stop iterating to stop it; call again to resume.
+def run_stages(
+    stages: Sequence[Stage], *, force: bool = False, jobs: int = 1, prepare: Callable[[], None] | None = None
+) -> Iterator[Progress]:
+    """Runs the unfinished part of ``stages``. Stop iterating to stop it; call again to resume.
 
     Yields before each run, after each of its rounds, and once for a run that was already finished. Run folders are
     ``<folder of the stage>/runs/<line>-<x>-seed<k>``. All runs are checked before the first starts.
 
     Args:
         force: replaces runs of another recipe; all other runs are kept.
+        jobs: runs of a stage at once, in processes of their own where there are several.
+        prepare: is called first in each of these.
 
     Raises:
         FedfitError: for an unusable recipe, data set, model or folder, or a run that cannot continue; in particular for a run
@@ -77,15 +82,54 @@ def run_stages(stages: Sequence[Stage], *, force: bool = False) -> Iterator[Prog
         runs = sweep.runs()
         stale = other_recipes(runs, stage.folder, force=force)
         left = {run.folder for run in unfinished(runs, stage.folder)}
-        for run in runs:
-            place, name = next(places), f"{stage.label} {run.folder}".lstrip()
-            if run.folder not in left:
-                yield place.after(name, place.rounds, None)
-                continue
-            yield place.after(name, None, None)
-            with closing(_rounds(run, stage.folder, sweep.metric, anew=run in stale)) as rounds:
-                for last, value in rounds:
-                    yield place.after(name, last, value)
+        tasks = [_Task(run, stage.folder, sweep.metric, run in stale) if run.folder in left else None for run in runs]
+        named = [(next(places), f"{stage.label} {run.folder}".lstrip()) for run in runs]
+        with closing(_at_once(named, tasks, jobs, prepare) if jobs > 1 else _in_turn(named, tasks)) as steps:
+            yield from steps
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A run that is left; ``anew``: what its folder holds is of another recipe."""
+
+    run: Run
+    folder: Path
+    metric: Metric
+    anew: bool
+
+
+_Named = Sequence[tuple["_Place", str]]
+
+
+def _in_turn(named: _Named, tasks: Sequence[_Task | None]) -> Generator[Progress, None, None]:
+    for (place, name), task in zip(named, tasks, strict=True):
+        if task is None:
+            yield place.after(name, place.rounds, None)
+            continue
+        yield place.after(name, None, None)
+        with closing(_rounds(task)) as rounds:
+            for last, value in rounds:
+                yield place.after(name, last, value)
+
+
+def _at_once(
+    named: _Named, tasks: Sequence[_Task | None], jobs: int, prepare: Callable[[], None] | None
+) -> Generator[Progress, None, None]:
+    """Runs of a stage in worker processes; rounds are counted over all of them, in whatever order they come."""
+    done = named[0][0].before if named else 0
+    for (place, name), task in zip(named, tasks, strict=True):
+        if task is None:
+            done += place.rounds + 1
+            yield place.at(done, name, place.rounds, None)
+    left = [number for number, task in enumerate(tasks) if task is not None]
+    before = dict.fromkeys(left, 0)
+    with closing(in_parallel([tasks[number] for number in left], _rounds, jobs, prepare)) as events:  # type: ignore[type-var]
+        for which, last, value in events:
+            number = left[which]
+            place, name = named[number]
+            done += last + 1 - before[number]
+            before[number] = last + 1
+            yield place.at(done, name, last, value)
 
 
 def _check(stage: Stage, outline: Sequence[Run], *, force: bool) -> None:
@@ -113,7 +157,11 @@ class _Place:
     total: int
 
     def after(self, name: str, last: int | None, value: float | None) -> Progress:
-        done = self.before + (0 if last is None else last + 1)
+        """The progress where runs follow one another."""
+        return self.at(self.before + (0 if last is None else last + 1), name, last, value)
+
+    def at(self, done: int, name: str, last: int | None, value: float | None) -> Progress:
+        """The progress with ``done`` rounds of all runs behind it."""
         return Progress(self.number, self.runs, name, last, self.rounds, value, done, self.total)
 
 
@@ -125,11 +173,12 @@ def _places(runs: Sequence[Run]) -> Iterator[_Place]:
         before += size
 
 
-def _rounds(run: Run, out: Path, metric: Metric, *, anew: bool) -> Generator[tuple[int, float], None, None]:
+def _rounds(task: _Task) -> Generator[tuple[int, float], None, None]:
     """Yields number and metric of the last round of an earlier process, then of each round that this process runs."""
-    path = out / RUNS_FOLDER / run.folder
+    run, metric = task.run, task.metric
+    path = task.folder / RUNS_FOLDER / run.folder
     # A process killed after making the folder but before writing its recipe leaves a folder without rounds, not resumable.
-    resumable = (path / "recipe.toml").is_file() and not anew
+    resumable = (path / "recipe.toml").is_file() and not task.anew
     session = Session.resume(path) if resumable else Session.start(run.recipe, path, force=True)
     try:
         if session.last is not None:
