@@ -29,6 +29,7 @@ FOLDERS = {
     **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
     "personal": RESULTS / "personal",
     "personal-logs": RESULTS / "personal" / "logs",
+    "personal-intents": RESULTS / "personal" / "intents",
     "personal-log-questions": RESULTS / "personal" / "log-questions",
     "fdlora-ablations": RESULTS / "personal" / "ablations",
 }

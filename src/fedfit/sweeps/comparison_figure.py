@@ -28,10 +28,10 @@ _NEXT_TURN = 3
 """Markers to pass over when the colours begin anew, so that no two methods have colour and marker in common."""
 _LAST_ROUND = ", last round"
 
-_ALIKE, _STEP_ASIDE, _MOST_ASIDE, _AXIS = 0.1, 0.022, 8, (1.0, 100.0)
-"""Methods whose bytes differ by a smaller share than ``_ALIKE`` have their bars side by side, moved by ``_STEP_ASIDE`` of the
-axis; where there are more than ``_MOST_ASIDE`` beside the first, by less, for far aside would look like bytes. ``_AXIS`` is a
-typical range of the axis, two decades."""
+_ALIKE, _STEP_ASIDE, _FARTHEST, _AXIS = 0.1, 0.022, 0.03, (1.0, 100.0)
+"""Methods whose bytes differ by a smaller share than ``_ALIKE`` have their bars side by side around their place, each moved by
+``_STEP_ASIDE`` of the axis from the next; by less where one would be moved by more than ``_FARTHEST``, 15 % of its bytes: far
+aside would look like bytes. ``_AXIS`` is a typical range of the axis, two decades."""
 
 
 def write_comparison_figure(comparison: Comparison, rows: Sequence[Row], caption: str, folder: Path) -> list[Path]:
@@ -71,12 +71,11 @@ def _draw_legend(comparison: Comparison, figure: Any, panel: Any) -> None:
 
 def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor: float) -> None:
     """Draws one case; a method's colour depends on its place in the comparison, so that it is the same in every panel."""
-    bounds, places = 0, _places(comparison, rows)
-    step = _STEP_ASIDE * min(1.0, _MOST_ASIDE / max(1, *places.values())) if places else _STEP_ASIDE
+    bounds, asides = 0, _asides(comparison, rows)
     for index, method in enumerate(comparison.methods):
         found, colour = [row for row in rows if row.line == method.name], PALETTE[index % len(PALETTE)]
         if found and method.sends:
-            _draw_curve(found, method.name, index, step * places[method.name], comparison.metric.factor, panel, divisor)
+            _draw_curve(found, method.name, index, asides[method.name], comparison.metric.factor, panel, divisor)
         elif found:
             mean = comparison.metric.factor * statistics.fmean(row.final for row in found)
             dash = _BOUND_DASHES[bounds % len(_BOUND_DASHES)]
@@ -92,17 +91,23 @@ def _draw_case(comparison: Comparison, rows: Sequence[Row], panel: Any, divisor:
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the default sets powers of ten as formulas
 
 
-def _places(comparison: Comparison, rows: Sequence[Row]) -> dict[str, int]:
-    """Method → its place from the left among those that send about as many bytes."""
-    ends: dict[str, float] = {}
-    places: dict[str, int] = {}
+def _asides(comparison: Comparison, rows: Sequence[Row]) -> dict[str, float]:
+    """Method → how far its bar is moved to the right, as a share of the axis."""
+    groups: list[tuple[float, list[str]]] = []
     for method in (method for method in comparison.methods if method.sends):
         sent = [row.sent_bytes[-1] for row in rows if row.line == method.name]
         if sent:
             end = statistics.fmean(sent)
-            places[method.name] = sum(abs(end / other - 1) < _ALIKE for other in ends.values())
-            ends[method.name] = end
-    return places
+            alike = next((names for first, names in groups if abs(end / first - 1) < _ALIKE), None)
+            if alike is None:
+                groups.append((end, [method.name]))
+            else:
+                alike.append(method.name)
+    asides: dict[str, float] = {}
+    for _, names in groups:
+        step = min(_STEP_ASIDE, 2 * _FARTHEST / max(1, len(names) - 1))
+        asides |= {name: step * (place - (len(names) - 1) / 2) for place, name in enumerate(names)}
+    return asides
 
 
 def _draw_curve(rows: Sequence[Row], label: str, index: int, aside: float, factor: float, panel: Any, divisor: float) -> None:
