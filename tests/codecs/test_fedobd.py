@@ -56,7 +56,7 @@ def test_more_bits_where_more_pay() -> None:
     assert found[0] == 1 < found[1]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.99])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_least_important_are_left_out(share: float, seed: int) -> None:
     """Of the tensors in the order of ‖x‖/count as many as hold at most the share of all numbers. By trying every count."""
@@ -86,12 +86,21 @@ def test_each_number_is_off_by_half_a_level_or_left_out() -> None:
 
 
 def test_nothing_and_not_a_number() -> None:
-    x = vector(0)
-    x[0] = float("nan")
-    found = FedOBD(0.1).decode(FedOBD(0.1).encode(x, KNOWN), ENTRIES, KNOWN)
-    assert bool(found[:32].isnan().any()), "a check finds it"
+    for place, worst, share in itertools.product((0, 40, 58, 70), (float("nan"), float("inf")), (0.1, 0.5, 0.9, 0.99)):
+        x = vector(0)
+        x[place] = worst
+        found = FedOBD(share).decode(FedOBD(share).encode(x, KNOWN), ENTRIES, KNOWN)
+        assert not bool(found.isfinite().all()), "a check finds it"
     none = Known(torch.zeros(0), 0, ())
     assert len(FedOBD(0.5).decode(FedOBD(0.5).encode(torch.zeros(0), none), 0, none)) == 0
+
+
+def test_the_bound_is_the_longest_packet_that_there_can_be() -> None:
+    """Nothing left out, 8 bits a number."""
+    (bound,) = FedOBD(0.3).bound
+    most, real = bound.encode(vector(2), KNOWN), FedOBD(0.3).encode(vector(2), KNOWN)
+    assert len(most.values) == ENTRIES > len(real.values)
+    assert len(most.beside["ends"]) == len(SHAPES)
 
 
 def test_hostile_packets_are_refused() -> None:

@@ -49,12 +49,15 @@ def test_what_is_kept_is_the_next_packets_start() -> None:
     start = torch.randn(9, 2, generator=torch.Generator().manual_seed(3))
     one = Known(torch.zeros(108), 7, ((12, 9),), start.reshape(-1))
     coded = LowRank(2).encode(matrix.reshape(-1), one)
-    p = coded.values[:24].view(12, 2)
-    product = matrix @ start
+    sent, turned = coded.values[:24].view(12, 2), coded.values[24:].view(9, 2)
+    size = sent.norm(dim=0)  # √σ of each column, by which P is multiplied and Q divided
+    p, product = sent / size, matrix @ start
     torch.testing.assert_close(p.T @ p, torch.eye(2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(p @ (p.T @ product), product, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(turned * size, matrix.T @ p, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(turned.norm(dim=0), size, rtol=1e-4, atol=1e-4)
     assert coded.kept is not None
-    torch.testing.assert_close(coded.kept.view(9, 2), matrix.T @ p, rtol=1e-5, atol=1e-5)
+    assert torch.equal(coded.kept.view(9, 2), turned)
     drawn = LowRank(2).encode(matrix.reshape(-1), Known(torch.zeros(108), 7, ((12, 9),)))
     other = LowRank(2).encode(matrix.reshape(-1), Known(torch.zeros(108), 7, ((12, 9),), torch.ones(5)))
     assert torch.equal(other.values, drawn.values)

@@ -83,11 +83,23 @@ def test_error_feedback_is_each_devices_own_and_is_kept(tiny_bert: Path) -> None
         for line in result.devices:
             kept = parted(experiment.parts.memories.read(line.device, result.record.round + 1))
             assert kept.codec is not None
-            error = kept.codec.tensors["error"]
+            error = torch.cat([t.reshape(-1) for name, t in kept.codec.tensors.items() if name.startswith("error ")])
             assert float(error.norm()) > 0
             assert line.device not in errors or not torch.equal(error, errors[line.device])
             errors[line.device] = error
     assert len(errors) == 6
+
+
+def test_rolora_goes_on_with_the_error_of_two_rounds_ago(tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A and B are sent in turn; each has its error, and each its factors of low rank, when it is sent again."""
+    experiment = made(tiny_bert, "rolora", uplink=("delta", "low_rank:1", "quantize:4"), error_feedback=True)
+    list(experiment.run())
+    assert "starts anew" not in caplog.text
+    kept = parted(experiment.parts.memories.read(0, 5)).codec
+    assert kept is not None
+    for group in ("lora_A", "lora_B"):
+        assert any(name.startswith(f"error {group}.") for name in kept.tensors), group
+    assert len([name for name in kept.tensors if name.startswith("stage ")]) == 2
 
 
 def test_error_feedback_learns_what_top_k_alone_loses(tiny_bert: Path) -> None:

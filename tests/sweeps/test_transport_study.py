@@ -13,7 +13,7 @@ from fedfit.sweeps.comparison_pages import write_comparison
 from fedfit.sweeps.comparison_run import comparison_stages
 from fedfit.sweeps.reproduce import COMPARISONS
 from fedfit.sweeps.runner import run_stages
-from fedfit.sweeps.transport import CHAINS, FLASC, FLASC_LESS, FLOAT32, FOUR, SCALES, ZSTD, transport
+from fedfit.sweeps.transport import CHAINS, FEDOBD, FLASC, FLASC_LESS, FLOAT32, FOUR, SCALES, transport
 from tests.trajectories.world import lines
 
 
@@ -45,12 +45,12 @@ def test_chains_differ_in_what_travels_alone() -> None:
 def test_the_smallest_scale_runs(tmp_path: Path) -> None:
     """A few lines of it: their bytes are in the order that their names promise, and the pages are written."""
     made = transport("smoke")
-    kept = tuple(method for method in made.methods if method.name in (FLOAT32, FOUR, ZSTD))
-    made = replace(made, methods=kept, claims=tuple(claim for claim in made.claims if claim.pairs == ((ZSTD, FOUR),)))
+    kept = tuple(method for method in made.methods if method.name in (FLOAT32, FOUR, FEDOBD))
+    made = replace(made, methods=kept, claims=tuple(claim for claim in made.claims if claim.pairs == ((FEDOBD, FOUR),)))
     list(run_stages(list(comparison_stages(made, tmp_path))))
     names = {path.name for path in write_comparison(made, tmp_path)}
     assert {"table.md", "verdicts.md", "transport.png"} <= names
     runs = tmp_path / made.cases[0].slug / "runs"
     sent = {folder.name: sum(line["uplink_bytes"] for line in lines(folder / "rounds.jsonl")) for folder in runs.iterdir()}
-    assert sent["4-bits-zstd-seed0"] < sent["4-bits-seed0"] < sent["float32-seed0"] / 6
-    assert "zstd sends less" in (tmp_path / "verdicts.md").read_text()
+    assert sent["fedobd-seed0"] < sent["4-bits-seed0"] < sent["float32-seed0"] / 6
+    assert "FedOBD sends less" in (tmp_path / "verdicts.md").read_text()

@@ -12,7 +12,7 @@ from fedfit.core.update import Memory, Update
 from fedfit.errors import UpdateRefused
 
 LEVEL = 9
-_FRAME_BYTES = 64  # what a frame adds to bytes that do not compress, beside 1/256 of them
+_FRAME_BYTES, _BLOCK_BYTES, _BLOCK = 18, 3, 2**17  # headers of a frame and of each of its blocks
 _MOST_BYTES = 2**31 - 1  # of a packet that comes without a reference to hold it to: from the server
 
 
@@ -29,9 +29,8 @@ class Compressed:
 
     @property
     def bound(self) -> Codec:
-        """The codec inside: how much less its packets are depends on the numbers."""
-        bound: Codec = getattr(self.codec, "bound", self.codec)
-        return bound
+        """Packets that do not compress: how much less they are depends on the numbers."""
+        return Uncompressed(getattr(self.codec, "bound", self.codec))
 
     def bits_per_number(self, density: float = 1.0) -> float:
         """Those of the codec inside."""
@@ -58,5 +57,30 @@ class Compressed:
 
     def most_bytes(self, form: Update) -> int:
         """See ``codecs.contract.Codec``."""
-        most = self.codec.most_bytes(form)
-        return most + most // 256 + _FRAME_BYTES
+        return _stored(self.codec.most_bytes(form))
+
+
+@dataclass(frozen=True)
+class Uncompressed(Compressed):
+    """As long as packets can be that do not compress. For plans alone: what it makes is not read."""
+
+    @property
+    def bound(self) -> Codec:
+        """Itself."""
+        return self
+
+    def bits_per_number(self, density: float = 1.0) -> float:
+        """With a block's share."""
+        return self.codec.bits_per_number(density) * (1 + _BLOCK_BYTES / _BLOCK)
+
+    def encode(
+        self, update: Update, reference: Update | None = None, seed: int = 0, state: Memory | None = None
+    ) -> tuple[Packet, Memory | None]:
+        """The packet of the codec inside, filled up."""
+        packet, state = self.codec.encode(update, reference, seed, state)
+        return replace(packet, payload=packet.payload.ljust(_stored(packet.size_bytes))), state
+
+
+def _stored(size: int) -> int:
+    """Bytes of a frame of ``size`` bytes that do not compress: RFC 8878, 3.1.1: a header, and one for each block of 128 KiB."""
+    return size + _FRAME_BYTES + _BLOCK_BYTES * -(-size // _BLOCK)

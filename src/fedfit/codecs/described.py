@@ -13,6 +13,8 @@ import xxhash
 from fedfit.core.update import PAIRS, Update, named_tensors
 from fedfit.errors import UpdateRefused
 
+_MOST_AXES, _MOST_NUMBERS, _NAME_LETTERS = 8, 2**40, 80
+
 Forms = Mapping[str, Sequence[int]]
 """Name → shape, in the order of the names."""
 
@@ -26,7 +28,7 @@ def describe(forms: Forms, update: Update, rest: Update, reference: Update | Non
     groups = sorted({name.partition(".")[0] for name in forms})
     same = reference is not None and _of(reference, groups) == forms and dict(reference.scales) == dict(update.scales)
     if forms and same and not rest.present & PAIRS:
-        return json.dumps([groups, _digest(forms)], separators=(",", ":")), {}
+        return json.dumps([groups, digest_of(forms)], separators=(",", ":")), {}
     return json.dumps(forms, separators=(",", ":")), update.scales
 
 
@@ -43,7 +45,7 @@ def described(said: object, scales: Mapping[str, float], reference: Update | Non
     if isinstance(found, list) and len(found) == 2 and reference is not None:
         groups, digest = found
         forms = _of(reference, groups) if isinstance(groups, list) else {}
-        if not forms or digest != _digest(forms):
+        if not forms or digest != digest_of(forms):
             raise UpdateRefused("the packet says that it has the tensors of what was sent, and they are others")
         return forms, reference.scales
     if not isinstance(found, dict) or not all(map(_is_shape, found.values())):
@@ -52,7 +54,8 @@ def described(said: object, scales: Mapping[str, float], reference: Update | Non
         there = named_tensors(reference)
         strange = [name for name, shape in found.items() if name not in there or math.prod(shape) > there[name].numel()]
         if strange:
-            raise UpdateRefused(f"the packet holds {strange[:2]} in another size than what is due, or unknown")
+            few = [name[:_NAME_LETTERS] for name in strange[:2]]
+            raise UpdateRefused(f"the packet holds {few} in another size than what is due, or unknown")
     return found, scales
 
 
@@ -64,9 +67,13 @@ def _of(update: Update, groups: Sequence[object]) -> dict[str, list[int]]:
     }
 
 
-def _digest(forms: Forms) -> str:
+def digest_of(forms: Forms) -> str:
+    """Names and shapes in 16 hex digits."""
     return xxhash.xxh3_64_hexdigest(json.dumps({name: list(shape) for name, shape in forms.items()}).encode())
 
 
 def _is_shape(shape: object) -> bool:
-    return isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**31 for size in shape)
+    """Of few axes, whose product torch can count even where one of them is 0."""
+    if not isinstance(shape, list) or len(shape) > _MOST_AXES or not all(type(size) is int and size >= 0 for size in shape):
+        return False
+    return math.prod(max(1, min(size, _MOST_NUMBERS)) for size in shape) < _MOST_NUMBERS

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fedfit.codecs.rounding import Quantize, pack_codes, packed_length, unpack_codes
+from fedfit.codecs.rounding import pack_codes, packed_length, unpack_codes
 from fedfit.codecs.stage import NOTHING, Coded, Known, Shapes, Stage, check_tensor
 from fedfit.errors import UpdateRefused
 
@@ -30,9 +30,10 @@ _FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class FedOBD:
-    """``share``: of the numbers, that may be left out."""
+    """``share``: of the numbers, that may be left out; ``least`` bits a number for the others."""
 
     share: float
+    least: int = 1
     order: int = 1
     reaches: int = 2
     lossless: bool = False
@@ -40,7 +41,7 @@ class FedOBD:
     @property
     def bound(self) -> tuple[Stage, ...]:
         """Nothing left out, and all bits."""
-        return (Quantize(MOST_DIGITS),)
+        return (replace(self, share=0.0, least=MOST_DIGITS),)
 
     def length(self, entries: int, shapes: Shapes = (), beside: Mapping[str, Tensor] = NOTHING) -> int:
         """Bytes of all codes, by the bits that each tensor has."""
@@ -50,8 +51,8 @@ class FedOBD:
         return sum(packed_length(math.prod(shape), count) for shape, count in zip(shapes, digits, strict=True))
 
     def bits(self, bits: float) -> float:
-        """The most, with nothing left out, and a tensor's ends."""
-        return Quantize(MOST_DIGITS).bits(bits)
+        """The most, with nothing left out. A tensor's ends count with what a packet has at any rank."""
+        return float(MOST_DIGITS)
 
     def encode(self, vector: Tensor, known: Known) -> Coded:
         """Codes of the tensors one after another; beside them the bits of each, 0 for one that is left out, and its ends."""
@@ -59,7 +60,7 @@ class FedOBD:
         kept = _kept(pieces, self.share)
         packed, digits, ends = [torch.zeros(0, dtype=torch.uint8)], list[int](), list[Tensor]()
         for piece, is_kept in zip(pieces, kept, strict=True):
-            count = best_digits(piece) if is_kept and len(piece) else 0
+            count = best_digits(piece, self.least) if is_kept and len(piece) else 0
             digits.append(count)
             if count:
                 low, high = piece.aminmax()
@@ -86,12 +87,12 @@ class FedOBD:
         return torch.cat(parts)
 
 
-def best_digits(tensor: Tensor) -> int:
-    """b for one tensor ``(n,)``; of equal ones the least."""
+def best_digits(tensor: Tensor, least_digits: int = 1) -> int:
+    """b for one tensor ``(n,)``, from ``least_digits`` on; of equal ones the least."""
     size = float(tensor.square().sum())
     low, high = tensor.aminmax()
-    least, best = math.inf, 1
-    for digits in range(1, MOST_DIGITS + 1):
+    least, best = math.inf, least_digits
+    for digits in range(least_digits, MOST_DIGITS + 1):
         seen = low + _codes(tensor, digits) / (2**digits - 1) * (high - low)
         cost = (float((tensor - seen).square().sum()) / size if size else 0.0) + digits / _FLOAT_BITS
         if cost < least:
@@ -109,13 +110,17 @@ def _codes(tensor: Tensor, digits: int) -> Tensor:
 
 
 def _kept(pieces: Sequence[Tensor], share: float) -> list[bool]:
-    """Which tensors are sent: from the least important on, one is left out while the numbers left out stay within ``share``."""
-    importance = [float(piece.norm()) / max(1, len(piece)) for piece in pieces]
+    """Which tensors are sent: from the least important on, one is left out while the numbers left out stay within ``share``.
+
+    One that is not finite is always sent, so that a check finds it.
+    """
+    sizes = [float(piece.norm()) / max(1, len(piece)) for piece in pieces]
+    importance = [size if math.isfinite(size) else math.inf for size in sizes]
     allowed = share * sum(len(piece) for piece in pieces)
     kept = [True] * len(pieces)
     for number in sorted(range(len(pieces)), key=lambda number: (importance[number], number)):
         allowed -= len(pieces[number])
-        if allowed < 0:
+        if allowed < 0 or importance[number] == math.inf:
             break
         kept[number] = False
     return kept

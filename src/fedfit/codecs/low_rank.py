@@ -1,9 +1,10 @@
 """Fewer numbers of a matrix: two thin factors, as PowerSGD's (Vogels et al., NeurIPS 2019, arXiv 1905.13727).
 
 For a matrix M ``(m, n)`` of differences and Q ``(n, r)`` of the last packet: ``P = orth(M·Q)``, ``Q = Mᵀ·P``, and ``P·Qᵀ`` is
-what the receiver sees: M projected on r directions, which one packet after another turns into M's main ones. Biased: error
-feedback keeps the rest. A device's first Q is drawn; later ones are kept in its memory (the paper's warm start). Vectors, and
-matrices that two factors would not make smaller, travel whole.
+what the receiver sees: M projected on r directions, which one packet after another turns into M's main ones. What travels is
+P·√σ and Q/√σ, σ the length of a column of Q: numbers of about one size, so that a rounding behind may give both one scale.
+Biased: error feedback keeps the rest. A device's first Q is drawn; later ones are kept in its memory (the paper's warm start).
+Vectors, and matrices that two factors would not make smaller, travel whole.
 """
 
 from __future__ import annotations
@@ -54,9 +55,11 @@ class LowRank:
                 continue
             matrix = piece.view(*shape)
             p = _orthonormal(matrix @ next(starts).view(shape[1], self.rank))
-            q = (matrix.T @ p).reshape(-1)
-            parts += [p.reshape(-1), q]
-            turned.append(q)
+            q = matrix.T @ p
+            size = q.norm(dim=0).sqrt()
+            size = torch.where(size > 0, size, torch.ones(()))
+            parts += [(p * size).reshape(-1), (q / size).reshape(-1)]
+            turned.append(parts[-1])
         return Coded(_joined(parts), {}, _joined(turned))
 
     def decode(self, coded: Coded, entries: int, known: Known) -> Tensor:

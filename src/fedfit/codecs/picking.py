@@ -3,14 +3,14 @@
 * ``top_k:share``: the entries of the largest sizes, over all tensors together. Biased: the rest is lost, unless error feedback
   keeps it (Stich et al., "Sparsified SGD with Memory", NeurIPS 2018, arXiv 1809.07599).
 * ``random_k:share``: entries drawn without replacement, times n/k: ``E[decode(encode(x))] = x``, with the variance ``(n/k −
-  1)·‖x‖²`` in all. The seed travels, not the places.
+  1)·‖x‖²`` in all. The seed travels, not the places. Under error feedback they are sent as they are: see ``chain``.
 * ``delta``: differences from the reference; for a reply what the order brought. Lossless but for float32's rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -84,16 +84,23 @@ class TopK(_Share):
 
 @dataclass(frozen=True)
 class RandomK(_Share):
-    """Entries drawn without replacement."""
+    """Entries drawn without replacement; ``scaled`` makes them unbiased."""
+
+    scaled: bool = True
+
+    @property
+    def contraction(self) -> RandomK:
+        """The entries as they are: what is left out is a part of the vector."""
+        return replace(self, scaled=False)
 
     def bits(self, bits: float) -> float:
         """Its values alone."""
         return self.share * bits
 
     def encode(self, vector: Tensor, known: Known) -> Coded:
-        """Values times n/k, and the seed of the places."""
+        """Values, times n/k where they are scaled, and the seed of the places."""
         places = self._places(len(vector), known.seed)
-        scale = len(vector) / max(1, len(places))
+        scale = len(vector) / max(1, len(places)) if self.scaled else 1.0
         return Coded(vector[places] * scale, {"seed": torch.tensor([known.seed])})
 
     def decode(self, coded: Coded, entries: int, known: Known) -> Tensor:

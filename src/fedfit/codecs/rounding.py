@@ -7,12 +7,15 @@ with the largest size of a block as its norm. With ``M = max |x|`` over a block 
 
 ``s = 2^(b−1) − 1``; at b = 1 the two values are ±M. ``E[Q(x)] = x``; each entry is off by at most M/s (2M at b = 1), and its
 variance is at most (M/s)²/4 (M² at b = 1).
+
+Under error feedback an unbiased rounding may lose more than it is given (see ``chain``), so the nearest level is taken in the
+place of a drawn one; and at b = 1 the signs, times the mean size of the block (Karimireddy et al., arXiv 1901.09847).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,9 +59,15 @@ class Quantize:
 
     digits: int
     scales: Scales = BLOCKS
+    nearest: bool = False
     order: int = 2
     reaches: int = 2
     lossless: bool = False
+
+    @property
+    def contraction(self) -> Quantize:
+        """The nearest level of each number, or the signs."""
+        return replace(self, nearest=True)
 
     @property
     def levels(self) -> int:
@@ -76,9 +85,13 @@ class Quantize:
     def encode(self, vector: Tensor, known: Known) -> Coded:
         """Codes from 0 on, packed without gaps, and the scales."""
         lengths = self.scales.lengths(len(vector), known.shapes)
-        scales = self.scales.largest(vector, lengths)
+        signs = self.nearest and self.digits == 1
+        scales = self.scales.mean(vector, lengths) if signs else self.scales.largest(vector, lengths)
         parts = vector / spread(scales, lengths)
-        draws = torch.rand(len(vector), generator=torch.Generator().manual_seed(known.seed))
+        if self.nearest:
+            draws = torch.full((), 0.5)
+        else:
+            draws = torch.rand(len(vector), generator=torch.Generator().manual_seed(known.seed))
         if self.digits == 1:
             codes = (draws < (1 + parts) / 2).to(torch.uint8)
         else:

@@ -43,6 +43,12 @@ class Scales:
             return torch.nn.functional.pad(vector, (0, -len(vector) % self.per)).view(-1, self.per).abs().amax(dim=1)
         return torch.segment_reduce(vector.abs(), "max", lengths=lengths) if len(lengths) else torch.zeros(0)
 
+    def mean(self, vector: Tensor, lengths: Tensor) -> Tensor:
+        """``(scales,)``: the mean size of each block."""
+        blocks = torch.arange(len(lengths)).repeat_interleave(lengths)
+        sums = torch.zeros(len(lengths)).index_add_(0, blocks, vector.abs())
+        return sums / lengths.clamp(min=1)
+
     def check(self, coded: Coded, entries: int, shapes: Shapes) -> Tensor:
         """The scale of every number ``(entries,)``.
 

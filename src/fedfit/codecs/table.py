@@ -51,7 +51,7 @@ STAGES: Mapping[str, StageEntry] = {
     "top_k": StageEntry(lambda number, scales: TopK(number), "the share of the numbers that is sent"),
     "random_k": StageEntry(lambda number, scales: RandomK(number), "the share of the numbers that is sent"),
     "low_rank": StageEntry(lambda number, scales: LowRank(int(number)), "the rank of two factors", 1, 256, whole=True),
-    "fedobd": StageEntry(lambda number, scales: FedOBD(number), "the share of the numbers that may be left out"),
+    "fedobd": StageEntry(lambda number, scales: FedOBD(number), "the share of the numbers that may be left out", most=0.99),
     "fp16": StageEntry(lambda number, scales: Half(torch.float16)),
     "bf16": StageEntry(lambda number, scales: Half(torch.bfloat16)),
     "nf4": StageEntry(lambda number, scales: NormalFloat(scales)),
@@ -99,6 +99,8 @@ def make_codec(names: Sequence[str], *, feedback: bool = False, per: int | str =
         stages = _chain([make_stage(name, Scales(per)) for name in names], names)
         if not isinstance(per, int) and has_scales(names) and any(stage.order == 1 for stage in stages):
             raise LookupError(f'no whole tensors are left for a scale by {per}; set transport.scale_per to "block"')
+        if feedback:
+            stages = tuple(getattr(stage, "contraction", stage) for stage in stages)
         return Chain(stages, feedback)
     if len(names) != 1:
         strange = [name for name in names if not is_stage(name)]
