@@ -60,7 +60,7 @@ def plan(
         for_rank=for_rank,
         choose_layers=choose_layers,
         round=round_number,
-        transport=transport[0] if transport else "",
+        transport=transport[0] if transport else None,
     )
     with polite_errors(as_json):
         options.check()
@@ -76,7 +76,9 @@ def plan(
 
 
 def _compare(fleet: str, overrides: list[str], options: PlanOptions, every: list[str], out: Path | None, as_json: bool) -> None:
-    """Prints a line for each codec; with ``out`` writes them, and a figure of the rank over the deadline."""
+    """Prints a line for each codec; with ``out`` writes them, and a figure of the rank over the deadline. The status is 2 where
+    no codec lets all devices take part.
+    """
     from fedfit.experiment.fleet_file import read_fleet_file
     from fedfit.experiment.plan_transport import compare_transports
     from fedfit.reports.transport_plans import transport_table, write_transport_figure
@@ -84,10 +86,18 @@ def _compare(fleet: str, overrides: list[str], options: PlanOptions, every: list
     found = compare_transports(read_fleet_file(fleet, overrides), options, every)
     if out is not None:
         _write_files(found, out, "transport.json", write_transport_figure)
+    for warning in found["warnings"]:
+        say(SCREEN, f"warning: {warning}")
     if as_json:
         print_json(found)
     else:
         Console().print(transport_table(found))
+    rows = found["transports"]
+    for row in rows if not options.drop_infeasible else []:
+        if row["infeasible"]:
+            say(SCREEN, f"{row['transport']}: {_refusal({**row, 'remedy': None})}")
+    if all(row["infeasible"] for row in rows) and not options.drop_infeasible:
+        raise typer.Exit(2)
 
 
 def _list_fleets(as_json: bool) -> None:

@@ -380,6 +380,9 @@ def test_a_chain_without_loss_is_no_codec_to_float_tolerance() -> None:
         (("low_rank:2", "top_k:0.1"), "each makes fewer numbers"),
         (("low_rank:0",), "a whole number from 1 to 256, as in low_rank:4"),
         (("zstd", "fp16"), "it must stand last, once"),
+        (("topk:0.1",), "is no stage: did you mean 'top_k'"),
+        (("delta", "lowrank:2"), "is no stage: did you mean 'low_rank'"),
+        (("fedobd:1",), "above 0 and at most 0.99"),
         (("zstd", "zstd"), "it must stand last, once"),
     ],
 )

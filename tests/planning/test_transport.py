@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fedfit as package
+from fedfit.codecs.table import make_codec
+from fedfit.core.update import Factors, update_of
 from tests.cli.command import fedfit, refused
 
 PARAMETERS = 768 * 2 * 6  # of rank 1
@@ -80,11 +83,52 @@ def test_several_are_compared(tmp_path: Path) -> None:
     assert "bf16/bf16" in table
 
 
+def test_who_cannot_take_part_is_told() -> None:
+    """Within 3 s only the watch can do rank 1 with 32 bits; with fewer the sensor can too. The phone's CPU needs 3.54 s."""
+    chosen = ["plain", "delta,quantize:4/quantize:8", "plain"]
+    options = [*(word for name in chosen for word in ("--transport", name)), "round.deadline_s=3"]
+    answer = fedfit("plan", "three-devices", *options, "--json")
+    assert answer.status == 2, "no codec lets all take part"
+    plain, coded = answer.json["transports"]
+    assert [device["id"] for device in plain["infeasible"]] == ["phone", "sensor"]
+    assert [device["id"] for device in coded["infeasible"]] == ["phone"]
+    assert (plain["devices"], coded["devices"]) == (1, 2)
+    assert (plain["rank"], coded["rank"]) == (None, None)
+    assert "plain: 2 devices cannot take part" in answer.stderr
+    dropped = fedfit("plan", "three-devices", *options, "--json", "--drop-infeasible")
+    assert dropped.status == 0
+    assert [row["devices"] for row in dropped.json["transports"]] == [1, 2]
+
+
+def test_no_packet_is_longer_than_planned_at_any_rank() -> None:
+    """Random factors of 24 layers, from rank 1 to 40: with the header's widest numbers."""
+    words = ["adaptation.layers=24", "adaptation.max_rank=40"]
+    for chain in ("plain", "bf16", "delta,quantize:4,zstd", "delta,fedobd:0.3"):
+        names = chain.split(",")
+        planned = plan(*words, transport=f"{chain}/plain")["transport"]
+        for rank in (1, 8, 40):
+            generator = torch.Generator().manual_seed(rank)
+            pairs = {
+                f"layer.{n}.{m}.adapted": Factors(
+                    torch.rand(rank, 768, generator=generator), torch.rand(768, rank, generator=generator), 1
+                )
+                for n in range(24)
+                for m in range(2)
+            }
+            sent = update_of(pairs, {}, 1.0, {"steps": 20, "train_loss": 0.123456789})
+            size = make_codec(names).encode(sent, sent, seed=1)[0].size_bytes
+            parameters = rank * 768 * 2 * 48
+            assert 8 * size <= planned["uplink_bits_fixed"] + parameters * planned["uplink_bits_per_parameter"], (chain, rank)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--transport", "delat,bf16"], ["--transport", "delat is no stage", "did you mean 'delta'"]),
         (["--transport", "plain/delta"], ["--transport", "delta is for what devices send"]),
+        (["--transport", "plain/bf16/nf4"], ["--transport", "one slash parts UPLINK and DOWNLINK"]),
+        (["--transport", ""], ["--transport", "no codec is named"]),
+        (["--transport", "topk:0.1"], ["--transport", "did you mean 'top_k'"]),
         (["--transport", "/bf16"], ["--transport", "no codec is named"]),
         (["--transport", "bf16", "adaptation.bits_per_parameter=256"], ["adaptation.bits_per_parameter", "leave it at 32"]),
         (["--transport", "bf16", "--solver", "as_printed"], ["--transport", "knows one Q"]),

@@ -102,12 +102,13 @@ def make_codec(names: Sequence[str], *, feedback: bool = False, per: int | str =
         if feedback:
             stages = tuple(getattr(stage, "contraction", stage) for stage in stages)
         return Chain(stages, feedback)
-    if len(names) != 1:
+    if len(names) != 1 or _is_slip(names[0]):
         strange = [name for name in names if not is_stage(name)]
         if not strange:
             raise LookupError("no codec is named; name one")
         known = (*CODECS, *STAGES, ZSTD)
-        why = "stands by itself" if strange[0] in CODECS or ":" in strange[0] else f"is no stage: {choose(strange[0], known)}"
+        own = strange[0] in CODECS or (":" in strange[0] and not _is_slip(strange[0]))
+        why = "stands by itself" if own else f"is no stage: {choose(strange[0].partition(':')[0], known)}"
         raise LookupError(f"{strange[0]} {why}; a chain has stages alone: {', '.join((*STAGES, ZSTD))}")
     kind: type[Codec] = find(names[0], CODECS, "fedfit.codecs", type)
     try:
@@ -118,6 +119,12 @@ def make_codec(names: Sequence[str], *, feedback: bool = False, per: int | str =
         missing = [name for name in ("bits_per_number", "encode", "decode", "most_bytes") if not hasattr(codec, name)]
         raise LookupError(f"{names[0]} is no codec: it lacks {', '.join(missing)}")
     return codec
+
+
+def _is_slip(name: str) -> bool:
+    """Whether ``name`` is a misspelt stage: a word and a number, as no module's name is."""
+    word, colon, number = name.partition(":")
+    return bool(colon) and word not in STAGES and number.replace(".", "", 1).isdigit()
 
 
 def make_stage(name: str, scales: Scales = BLOCKS) -> Stage:

@@ -17,6 +17,7 @@ from fedfit.settings import TransportSettings
 from fedfit.simulation.traffic import downlink_traffic, uplink_traffic
 
 PLAIN = "plain"
+_MOST_NUMBERS = 4_000_000
 
 
 def packets_of(file: FleetFile, words: str) -> Packets:
@@ -28,6 +29,10 @@ def packets_of(file: FleetFile, words: str) -> Packets:
     Raises:
         RecipeError: for no codec, or a fleet file that says the bits of a parameter itself.
     """
+    if words.count("/") > 1:
+        raise RecipeError(
+            [Fault("--transport", words, "one slash parts UPLINK and DOWNLINK; stages are joined by commas")], "the command"
+        )
     up, slash, down = words.partition("/")
     uplink, downlink = (tuple(filter(None, part.split(","))) for part in (up, down if slash else PLAIN))
     transport = TransportSettings(uplink=uplink, downlink=downlink)
@@ -48,9 +53,12 @@ def packets_of(file: FleetFile, words: str) -> Packets:
 
 
 def _adapter(file: FleetFile) -> Update:
-    """An adapter of the fleet's matrices: of zeros, since no length that a plan counts with depends on the numbers."""
+    """An adapter of the fleet's matrices: of zeros, since no length that a plan counts with depends on the numbers.
+
+    At the highest rank, whose header is the widest, or at the highest of a few million numbers.
+    """
     layer, adaptation = adapted_layer(file.adaptation), file.adaptation
-    rank = min(8, layer.max_rank)
+    rank = min(adaptation.max_rank or layer.max_rank, max(1, _MOST_NUMBERS // (layer.sums * adaptation.layers)))
     pairs = {
         f"layer.{number}.{place}.{matrix.name}": Factors(torch.zeros(rank, matrix.inputs), torch.zeros(matrix.outputs, rank), 1)
         for number in range(adaptation.layers)

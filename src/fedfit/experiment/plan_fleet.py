@@ -46,7 +46,7 @@ class PlanOptions:
     choose_layers: bool = False
     random_frequency_low: float = 0.1
     round: int = 0
-    transport: str = ""
+    transport: str | None = None
 
     def check(self) -> None:
         """Holds the options to the known words and ranges.
@@ -75,7 +75,7 @@ class PlanOptions:
             faults.append(Fault("--solver", self.solver, "--choose-layers is solved exactly; leave --solver out"))
         if self.share_band_hz is not None and (self.policy, self.solver) != ("common", "exact"):
             faults.append(Fault("--share-band-hz", self.share_band_hz, "it is for --policy common and --solver exact"))
-        if self.transport and self.solver == "as_printed":
+        if self.transport is not None and self.solver == "as_printed":
             faults.append(Fault("--transport", self.transport, "the algorithm as printed knows one Q; leave --solver out"))
         if faults:
             raise RecipeError(faults, "the command")
@@ -166,7 +166,7 @@ def own_ranks_at(file: FleetFile, options: PlanOptions, deadlines_s: np.ndarray)
 
 def _packets(file: FleetFile, options: PlanOptions) -> Packets | None:
     """The packets of ``options.transport``; a plan without one needs no torch."""
-    if not options.transport:
+    if options.transport is None:
         return None
     from fedfit.experiment.fleet_packets import packets_of
 

@@ -23,8 +23,8 @@ _SPAN = 8.0
 class TransportRow:
     """The plan under one codec.
 
-    ``least``, ``mean`` and ``most`` are of the devices' own highest ranks, of those that can do rank 1; ``rank`` is the common
-    one, where there is one.
+    ``devices`` can do rank 1; ``least``, ``mean`` and ``most`` are of their own highest ranks; ``rank`` is the common one,
+    where there is one, and ``infeasible`` are those that cannot take part, each with its reason.
     """
 
     transport: str
@@ -35,6 +35,7 @@ class TransportRow:
     least: int
     mean: float
     most: int
+    infeasible: tuple[dict[str, str], ...]
 
 
 def compare_transports(file: FleetFile, options: PlanOptions, every: Sequence[str]) -> dict[str, Any]:
@@ -48,27 +49,30 @@ def compare_transports(file: FleetFile, options: PlanOptions, every: Sequence[st
     """
     _check_exact(options)
     deadlines = file.round.deadline_s * np.geomspace(1 / _SPAN, _SPAN, _DEADLINES)
-    rows, curves = [], {}
-    for words in every:
+    rows, curves, warnings = list[TransportRow](), dict[str, list[float]](), dict[str, None]()
+    for words in dict.fromkeys(every):
         packets, chosen = packets_of(file, words), replace(options, transport=words)
         plan = plan_fleet(file, chosen)
         own = own_ranks_at(file, chosen, deadlines)
         curves[words] = (own.mean(axis=1) if options.policy == "per_device" else own.min(axis=1)).tolist()
-        rows.append(_row(words, packets, plan))
+        here = own_ranks_at(file, chosen, np.array([file.round.deadline_s]))[0]
+        rows.append(_row(words, packets, plan, here[here > 0]))
+        warnings |= dict.fromkeys(plan["warnings"])
     return {
         "deadline_s": file.round.deadline_s,
         "policy": options.policy,
+        "warnings": list(warnings),
         "transports": [asdict(row) for row in rows],
         "curves": {"deadline_s": deadlines.tolist(), "rank": curves},
     }
 
 
-def _row(words: str, packets: Packets, plan: dict[str, Any]) -> TransportRow:
-    own = [device["max_rank"] for device in plan["devices"]]
+def _row(words: str, packets: Packets, plan: dict[str, Any], own: np.ndarray) -> TransportRow:
     up, down = packets.uplink_bits_per_parameter, packets.downlink_bits_per_parameter
-    if not own:
-        return TransportRow(words, up, down, 0, None, 0, 0.0, 0)
-    return TransportRow(words, up, down, len(own), plan["rank"], min(own), sum(own) / len(own), max(own))
+    out, able = tuple(plan["infeasible"]), len(own)
+    if not able:
+        return TransportRow(words, up, down, 0, None, 0, 0.0, 0, out)
+    return TransportRow(words, up, down, able, plan["rank"], int(own.min()), float(own.mean()), int(own.max()), out)
 
 
 def _check_exact(options: PlanOptions) -> None:

@@ -21,6 +21,12 @@ def _codec_faults(transport: TransportSettings, direction: str) -> Iterator[Faul
     from fedfit.codecs.table import CODECS, STAGES, ZSTD, inner_names, is_stage, make_codec
 
     key, chosen, feedback = f"transport.{direction}", getattr(transport, direction), transport.error_feedback
+    joined = [name for name in chosen if "," in name or " " in name]
+    if joined:
+        stages = joined[0].replace(",", " ").split()
+        listed = ", ".join(f'"{stage}"' for stage in stages)
+        yield Fault(key, list(chosen), f"is one name; write a list: [{listed}]")
+        return
     inner = inner_names(chosen)
     if len(inner) == 1 and not is_stage(inner[0]) and inner[0] != ZSTD:
         if direction == "uplink" and feedback:
