@@ -122,7 +122,8 @@ def measure_rule(load: Load) -> Measured:
         for repeat in range(load.repeats):
             exchange.dispatch_s = exchange.waited_s = 0.0
             started = time.process_time()
-            begun = server.begin(state, load.round)
+            # a new object, as in a run in every round: what a rule keeps for one adapter is of no use for it
+            begun = server.begin(replace(state, adapter=replace(state.adapter)), load.round)
             after = server.apply(begun, exchange.updates(begun, load.round))
             seconds.append((exchange.dispatch_s, time.process_time() - started - exchange.waited_s))
             if repeat == 0:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedfit.aggregation.resize import resize_update
+from fedfit.aggregation.rules import flexlora
 from fedfit.aggregation.rules.fedavg import FEDAVG
-from fedfit.aggregation.rules.flexlora import FLEXLORA
 from fedfit.core.update import AdapterSize, Factors, ServerState, Update, update_of
 from tests.builders import random_update, rule_of, same_bits
 
-RULE = FLEXLORA.server
+RULE = rule_of("flexlora").server
 SIZE = AdapterSize(4, 1.5)
 START = resize_update(random_update(99), SIZE, seed=0)
 STATE = ServerState(START)
@@ -59,8 +59,7 @@ def close(left: Update, right: Update) -> None:
 
 
 def test_the_table_names_the_rule() -> None:
-    assert rule_of("flexlora") is FLEXLORA
-    traits = FLEXLORA.traits
+    traits = rule_of("flexlora").traits
     assert (traits.mixed_ranks, traits.supports_server_optimizer, traits.linear) == (True, False, False)
 
 
@@ -160,6 +159,25 @@ def test_a_device_is_sent_the_best_of_its_rank(rank: int) -> None:
         expected = left[:, :rank] @ torch.diag(values[:rank]) @ right[:rank]
         assert (factors.a.shape, factors.b.shape, factors.scale) == ((rank, 6), (5, rank), 6.0)
         torch.testing.assert_close(product(factors), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rank_is_cut_once_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For fifty devices of three ranks three cuts, to the bit those that each would get by itself; of another state others."""
+    counted: list[int] = []
+
+    def counting(update: Update, size: AdapterSize, seed: int) -> Update:
+        counted.append(size.rank)
+        return resize_update(update, size, seed)
+
+    monkeypatch.setattr(flexlora, "resize_update", counting)
+    server = rule_of("flexlora").server
+    for state in (STATE, ServerState(resize_update(random_update(7), SIZE, seed=0))):
+        counted.clear()
+        for device in range(50):
+            size = AdapterSize(1 + device % 3, 2.0)
+            sent = server.dispatch(state, device, size, device)
+            assert same_bits(sent, resize_update(state.adapter, size, device))
+        assert sorted(counted) == [1, 2, 3]
 
 
 def test_the_global_size_is_sent_as_it_is() -> None:

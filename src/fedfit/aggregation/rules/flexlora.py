@@ -16,16 +16,30 @@ from collections.abc import Iterable
 
 import torch
 
-from fedfit.aggregation.contract import Rule, ServerHalf, Traits, entry_of
+from fedfit.aggregation.contract import Context, Rule, RuleEntry, ServerHalf, Traits
 from fedfit.aggregation.low_rank import nearest_factors
 from fedfit.aggregation.resize import resize_update
 from fedfit.aggregation.weighted_mean import gather
 from fedfit.core.update import AdapterSize, Factors, ServerState, Update
 
 
-def dispatch(state: ServerState, device: int, size: AdapterSize, seed: int) -> Update:
-    """The best factors of the device's rank."""
-    return resize_update(state.adapter, size, seed)
+class Cuts:
+    """The best factors of a device's rank. Those of a lower rank are computed once for each state: no draw is in them."""
+
+    def __init__(self) -> None:
+        self._of: Update | None = None
+        self._cuts: dict[AdapterSize, Update] = {}
+
+    def dispatch(self, state: ServerState, device: int, size: AdapterSize, seed: int) -> Update:
+        """See ``contract.ServerHalf``; the adapter that was cut last is held until another comes."""
+        adapter = state.adapter
+        if size.rank >= adapter.rank:
+            return resize_update(adapter, size, seed)
+        if self._of is not adapter:
+            self._of, self._cuts = adapter, {}
+        if size not in self._cuts:
+            self._cuts[size] = resize_update(adapter, size, seed)
+        return self._cuts[size]
 
 
 def apply(state: ServerState, updates: Iterable[Update]) -> ServerState:
@@ -48,10 +62,10 @@ def _mean_product(shares: list[tuple[float, Factors]], old: Factors) -> Factors:
     return nearest_factors(b, a, AdapterSize(len(old.a), old.scale), old)
 
 
-FLEXLORA = Rule(
-    Traits(needs="pairs", mixed_ranks=True, supports_server_optimizer=False, linear=False),
-    ServerHalf(apply, dispatch=dispatch),
-)
-"""Sample-weighted mean of the products, cut to the global rank. Factors are made anew in every round."""
+def make(keys: None, context: Context) -> Rule:
+    """Sample-weighted mean of the products, cut to the global rank. Factors are made anew in every round."""
+    traits = Traits(needs="pairs", mixed_ranks=True, supports_server_optimizer=False, linear=False)
+    return Rule(traits, ServerHalf(apply, dispatch=Cuts().dispatch))
 
-ENTRY = entry_of(FLEXLORA)
+
+ENTRY = RuleEntry(make)
