@@ -27,6 +27,7 @@ PAPER = RESULTS / "paper"
 FOLDERS = {
     "mixed-ranks": RESULTS / "mixed-ranks",
     **{name: RESULTS / "language-models" / name for name in ("commonsense", "instructions", "preferences")},
+    "transport": RESULTS / "transport",
     "personal": RESULTS / "personal",
     "personal-logs": RESULTS / "personal" / "logs",
     "personal-intents": RESULTS / "personal" / "intents",
