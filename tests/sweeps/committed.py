@@ -31,6 +31,7 @@ FOLDERS = {
     "personal": RESULTS / "personal",
     "personal-logs": RESULTS / "personal" / "logs",
     "personal-intents": RESULTS / "personal" / "intents",
+    "personal-trades": RESULTS / "personal" / "trades",
     "personal-log-questions": RESULTS / "personal" / "log-questions",
     "fdlora-ablations": RESULTS / "personal" / "ablations",
 }
